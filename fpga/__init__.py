@@ -1,0 +1,1 @@
+"""Boards: memory controllers, host bridges, builds."""

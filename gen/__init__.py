@@ -1,0 +1,1 @@
+"""Generator: presets, emission, headers and documents, compiler, command line."""

@@ -1,0 +1,1 @@
+"""Hardware: Amaranth only; imports nothing of gen, sim or fpga."""

@@ -1,0 +1,135 @@
+"""The accelerator's configuration: one frozen dataclass, derived sizes, and every check in one place."""
+
+from dataclasses import dataclass, fields
+
+__all__ = ["AcceleratorConfig", "ConfigError", "FUNCTIONS", "BLOCK"]
+
+BLOCK = 32
+"""Values along the reduction dimension that share one scale (GGUF Q8_0, A8)."""
+
+FUNCTIONS = ("exp", "silu", "rsqrt", "recip")
+"""Table functions a build can hold; a command names one by its position in ``AcceleratorConfig.functions``."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message names field, value, what is allowed and what to change."""
+
+
+def _power_of_two(value):
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Sizes of a build and the units in it. Shapes of a model are run-time descriptors and do not appear here.
+
+    Parameters
+    ----------
+    name : str              name of the configuration, used for the Verilog file
+    rows : int              activations (tokens, or query heads of a KV group) multiplied a cycle
+    lanes : int             weights taken a cycle; INT8, so also the bus width in bytes
+    bus_width : int         AXI4 data width in bits
+    address_width : int     AXI4 address width in bits
+    scratchpad_bytes : int  FP32 scratchpad
+    activation_depth : int  reduction indices the activation buffer holds, for each of ``rows``
+    prefetch_beats : int    weight beats the prefetch buffer holds
+    vector_lanes : int      FP32 lanes of the vector unit
+    accumulate_lanes : int  FP32 lanes that scale and accumulate block sums
+    pe_dsps : int           multiplier primitives the PE array may use, two products each; the rest is logic
+    functions : tuple       table functions present, of ``FUNCTIONS``
+    max_head_dim : int      longest row that the quantiser can give one scale (a V row of one head)
+    max_hidden : int        longest activation vector kept in the activation buffer
+    max_context : int       most positions of a sequence
+    """
+
+    name: str
+    rows: int
+    lanes: int
+    bus_width: int
+    address_width: int
+    scratchpad_bytes: int
+    activation_depth: int
+    prefetch_beats: int
+    vector_lanes: int
+    accumulate_lanes: int
+    pe_dsps: int
+    functions: tuple[str, ...]
+    max_head_dim: int
+    max_hidden: int
+    max_context: int
+
+    def __post_init__(self):
+        for problem in self._problems():
+            raise ConfigError(problem)
+
+    # Derived sizes, each with one definition.
+
+    @property
+    def bus_bytes(self):
+        """Bytes of a beat."""
+        return self.bus_width // 8
+
+    @property
+    def group_words(self):
+        """FP32 words of a scratchpad group; a group is as wide as a beat."""
+        return self.bus_width // 32
+
+    @property
+    def scratchpad_groups(self):
+        """Depth of the scratchpad in groups."""
+        return self.scratchpad_bytes // self.bus_bytes
+
+    @property
+    def burst_beats(self):
+        """Longest AXI burst issued: 32 beats, or fewer where 4 KiB hold fewer."""
+        return min(32, 4096 // self.bus_bytes)
+
+    @property
+    def macs(self):
+        """Multiply-accumulates a cycle at peak."""
+        return self.rows * self.lanes
+
+    def _problems(self):
+        """Yield one line for each thing that is wrong, most basic first."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            kind = {"str": str, "int": int}.get(f.type, tuple)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                yield f"{f.name} = {value!r}: must be {kind.__name__}; change {f.name}"
+        for name, low, high in (
+            ("rows", 1, 32), ("lanes", 4, 64), ("bus_width", 32, 512), ("scratchpad_bytes", 4096, 1 << 22),
+            ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14), ("vector_lanes", 1, 8),
+            ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
+        ):
+            value = getattr(self, name)
+            if not (low <= value <= high and _power_of_two(value)):
+                yield f"{name} = {value}: must be a power of two from {low} to {high}; change {name}"
+        if not 32 <= self.address_width <= 40:
+            yield f"address_width = {self.address_width}: must be from 32 to 40; change address_width"
+        if self.lanes * 8 != self.bus_width:
+            yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8}, so that INT8 lanes eat one "
+                   f"beat a cycle; change lanes or bus_width")
+        if self.vector_lanes > self.group_words:
+            yield (f"vector_lanes = {self.vector_lanes}: must be at most bus_width / 32 = {self.group_words}, "
+                   f"the words of a scratchpad group; change vector_lanes or bus_width")
+        if self.accumulate_lanes > self.lanes:
+            yield (f"accumulate_lanes = {self.accumulate_lanes}: must be at most lanes = {self.lanes}; "
+                   f"change accumulate_lanes")
+        if self.rows * self.lanes > BLOCK * self.accumulate_lanes:
+            yield (f"accumulate_lanes = {self.accumulate_lanes}: must be at least rows * lanes / {BLOCK} = "
+                   f"{self.rows * self.lanes // BLOCK}, or block sums arrive faster than they are scaled; "
+                   f"change accumulate_lanes")
+        if not 0 <= self.pe_dsps <= self.macs // 2:
+            yield (f"pe_dsps = {self.pe_dsps}: must be from 0 to rows * lanes / 2 = {self.macs // 2}; "
+                   f"change pe_dsps")
+        for name in self.functions:
+            if name not in FUNCTIONS:
+                yield f"functions = {name!r}: unknown; allowed are {', '.join(FUNCTIONS)}; change functions"
+        if len(set(self.functions)) != len(self.functions):
+            yield f"functions = {list(self.functions)}: each may stand once; change functions"
+        if not 1 <= self.max_hidden <= self.activation_depth:
+            yield (f"max_hidden = {self.max_hidden}: must be from 1 to activation_depth = {self.activation_depth}; "
+                   f"change max_hidden or activation_depth")
+        if not 1 <= self.max_context <= self.activation_depth:
+            yield (f"max_context = {self.max_context}: must be from 1 to activation_depth = {self.activation_depth}, "
+                   f"which holds a row of probabilities; change max_context or activation_depth")

@@ -1,0 +1,1 @@
+"""Matmul engine: outer-product PE array with block accumulation."""

@@ -1,0 +1,1 @@
+"""Memory side: scratchpad, AXI read and write, weight prefetch."""

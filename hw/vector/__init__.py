@@ -1,0 +1,1 @@
+"""Vector unit: streaming FP32 lanes, table functions, reductions, A8 quantiser."""

@@ -1,0 +1,1 @@
+"""Simulation: golden model, memory model, co-simulation runner."""
