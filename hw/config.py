@@ -93,9 +93,11 @@ class AcceleratorConfig:
         """Yield one line for each thing that is wrong, most basic first."""
         for f in fields(self):
             value = getattr(self, f.name)
-            kind = {"str": str, "int": int}.get(f.type, tuple)
+            kind = f.type if f.type in (str, int) else tuple
             if not isinstance(value, kind) or isinstance(value, bool):
                 yield f"{f.name} = {value!r}: must be {kind.__name__}; change {f.name}"
+        if not (self.name.isascii() and self.name.isidentifier()):
+            yield f"name = {self.name!r}: must be letters, digits and _, as it names files and modules; change name"
         for name, low, high in (
             ("rows", 1, 32), ("lanes", 4, 64), ("bus_width", 32, 512), ("scratchpad_bytes", 4096, 1 << 22),
             ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14), ("vector_lanes", 1, 8),

@@ -1,0 +1,71 @@
+"""Configurations as TOML: the presets, and files of a user's own."""
+
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+
+from tilewright.hw.config import AcceleratorConfig, ConfigError
+
+from .errors import UserError
+
+__all__ = ["PRESETS", "load_preset", "read_configuration", "parse_configuration", "canonical_json", "config_hash"]
+
+_FOLDER = files(__package__) / "presets"
+
+PRESETS = tuple(sorted(
+    (entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml")),
+    key=["micro", "small", "medium", "large"].index))
+"""Names of the presets, smallest first."""
+
+
+def load_preset(name):
+    """The preset ``name`` as an AcceleratorConfig; raises UserError naming the known ones."""
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r}: unknown; allowed are {', '.join(PRESETS)}")
+    return parse_configuration((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"), source=f"preset {name}")
+
+
+def read_configuration(path):
+    """The TOML file ``path`` as an AcceleratorConfig; raises UserError or ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    return parse_configuration(text, source=str(path))
+
+
+def parse_configuration(text, *, source):
+    """TOML text as an AcceleratorConfig: every field of it, and no other key.
+
+    Raises ConfigError; its message is one line that starts with ``source``.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from None
+    known = [field.name for field in fields(AcceleratorConfig)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{source}: {name} = {values[name]!r}: unknown; allowed are {', '.join(known)}; "
+                              f"remove {name}")
+    for name in known:
+        if name not in values:
+            raise ConfigError(f"{source}: {name} is missing; add {name}, as in the preset {PRESETS[0]}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return AcceleratorConfig(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def canonical_json(config):
+    """The configuration as JSON with sorted keys and no spaces: equal configurations give equal text."""
+    return json.dumps(asdict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def config_hash(config):
+    """SHA-256 of the canonical JSON, as 64 hexadecimal digits. Its first 32 bits stand in register ``config_hash``."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
