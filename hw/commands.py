@@ -106,11 +106,11 @@ class Field:
         return 32 * self.word + self.lsb
 
 
+_WAIT = "issue once at most so many {} commands are unfinished; 15: at once"
+
 HEADER = {
     "opcode": Field(0, 0, 8, "Opcode"),
-    **{f"wait_{unit.name.lower()}": Field(0, 8 + 4 * unit, 4,
-                                          f"issue once at most so many {unit.name} commands are unfinished; 15: at once")
-       for unit in Unit},
+    **{f"wait_{unit.name.lower()}": Field(0, 8 + 4 * unit, 4, _WAIT.format(unit.name)) for unit in Unit},
     **{f"patch{i}_word": Field(1, 8 * i, 4, f"word that register patch{i}_register is added to before issue")
        for i in range(PATCHES)},
     **{f"patch{i}_register": Field(1, 8 * i + 4, 4, "register added; 0: none") for i in range(PATCHES)},
@@ -144,7 +144,7 @@ COMMANDS = {
     },
     Opcode.STREAM: {
         "region": Field(2, 0, 3, "memory region"),
-        "scaled": Field(2, 4, 1, "2 * bus bytes of FP16 scales follow each block of 32 beats (and the last, shorter one)"),
+        "scaled": Field(2, 4, 1, "2 beats of FP16 scales follow each block of 32 beats and the last, shorter one"),
         "offset": Field(3, 0, 32, "first byte, aligned to a beat"),
         "k": Field(4, 0, 16, "weight beats in a tile (reduction length)"),
         "tiles": Field(5, 0, 16, "tiles"),
@@ -154,7 +154,7 @@ COMMANDS = {
         "scaled": Field(2, 0, 1, "the stream carries block scales; else each is 1.0"),
         "k": Field(3, 0, 16, "reduction length"),
         "n": Field(4, 0, 16, "outputs of a row; the last tile may be partly used"),
-        "rows": Field(5, 0, 16, "activation rows in all; more than config.rows are taken in groups that replay the tile"),
+        "rows": Field(5, 0, 16, "activation rows; more than config.rows are taken in groups that replay the tile"),
         "activation": Field(6, 0, 16, "first reduction index in the activation buffer"),
         "group_stride": Field(6, 16, 16, "reduction indices from row group to row group"),
         "dest": Field(7, 0, 16, "scratchpad group of output 0 of row 0"),

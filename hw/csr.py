@@ -1,0 +1,110 @@
+"""AXI4-Lite registers, built from the register map."""
+
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .registers import CSR_ADDRESS_WIDTH, REGISTER_MAP, Access
+
+__all__ = ["AxiLite", "CsrBank"]
+
+OKAY, SLVERR = 0b00, 0b10
+
+
+class AxiLite(wiring.Signature):
+    """AXI4-Lite, 32 bits, from the initiator's view."""
+
+    def __init__(self, *, address_width):
+        super().__init__({
+            "awvalid": Out(1), "awready": In(1), "awaddr": Out(address_width), "awprot": Out(3),
+            "wvalid": Out(1), "wready": In(1), "wdata": Out(32), "wstrb": Out(4),
+            "bvalid": In(1), "bready": Out(1), "bresp": In(2),
+            "arvalid": Out(1), "arready": In(1), "araddr": Out(address_width), "arprot": Out(3),
+            "rvalid": In(1), "rready": Out(1), "rdata": In(32), "rresp": In(2),
+        })
+
+
+def _members():
+    members = {"bus": In(AxiLite(address_width=CSR_ADDRESS_WIDTH))}
+    for register in REGISTER_MAP.values():
+        for field in register.fields:
+            direction = {Access.RO: In, Access.RW: Out, Access.W1: Out, Access.CONST: None}[field.access]
+            if direction is not None:
+                members[f"{register.name}_{field.name}"] = direction(field.width)
+    return members
+
+
+class CsrBank(wiring.Component):
+    """Every register of ``registers.REGISTER_MAP`` behind AXI4-Lite.
+
+    One member a field, named ``register_field``: RW fields are outputs, RO fields inputs, W1 fields one-cycle pulses. A
+    write takes its address and data together; an access to no register answers SLVERR and does nothing. Latency: one
+    cycle to the response; one access of each direction at a time.
+
+    Parameters
+    ----------
+    constants : dict    value of each CONST field, by ``register_field``
+    """
+
+    def __init__(self, *, constants):
+        self._constants = constants
+        super().__init__(_members())
+
+    def elaborate(self, platform):
+        m = Module()
+        self._build_write(m)
+        self._build_read(m)
+        return m
+
+    def _build_write(self, m):
+        bus = self.bus
+        take = Signal()
+        m.d.comb += [
+            take.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
+            bus.awready.eq(take),
+            bus.wready.eq(take),
+        ]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(take):
+            m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(SLVERR)]
+        strobe = Cat(bit.replicate(8) for bit in bus.wstrb)
+        for register in REGISTER_MAP.values():
+            hit = Signal(name=f"write_{register.name}")
+            m.d.comb += hit.eq(take & (bus.awaddr[2:] == register.offset >> 2))
+            with m.If(hit):
+                m.d.sync += bus.bresp.eq(OKAY)
+            for field in register.fields:
+                bits = slice(field.lsb, field.lsb + field.width)
+                value = getattr(self, f"{register.name}_{field.name}", None)
+                if field.access == Access.RW:
+                    with m.If(hit):
+                        m.d.sync += value.eq((bus.wdata & strobe)[bits] | (value & ~strobe[bits]))
+                elif field.access == Access.W1:
+                    m.d.comb += value.eq(hit & (bus.wdata & strobe)[bits])
+
+    def _build_read(self, m):
+        bus = self.bus
+        take = Signal()
+        m.d.comb += [take.eq(bus.arvalid & (~bus.rvalid | bus.rready)), bus.arready.eq(take)]
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        with m.If(take):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLVERR)]
+            with m.Switch(bus.araddr[2:]):
+                for register in REGISTER_MAP.values():
+                    with m.Case(register.offset >> 2):
+                        m.d.sync += [bus.rdata.eq(self._read_value(register)), bus.rresp.eq(OKAY)]
+
+    def _read_value(self, register):
+        value = Const(0, 32)
+        for field in register.fields:
+            name = f"{register.name}_{field.name}"
+            if field.access == Access.CONST:
+                source = Const(self._constants[name], field.width)
+            elif field.access == Access.W1:
+                continue
+            else:
+                source = getattr(self, name)
+            value = value | (source << field.lsb)
+        return value[:32]

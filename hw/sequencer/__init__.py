@@ -1,0 +1,1 @@
+"""Sequencer: program fetch, scalar registers, issue of commands to the units."""

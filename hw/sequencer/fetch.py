@@ -1,0 +1,94 @@
+"""Program fetch: commands from memory as a stream of words."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..commands import COMMAND_BYTES
+from ..ports import BeatRead
+
+__all__ = ["ProgramFetch"]
+
+QUEUE_BYTES = 4 * COMMAND_BYTES
+
+
+class ProgramFetch(wiring.Component):
+    """Reads commands ahead of their use, in order, until told to jump.
+
+    Words come out one a cycle, least significant first. Up to four commands are stored or on their way. What was read
+    ahead in vain (behind a jump) is dropped; an error there is none: ``error`` and ``fault`` speak of the word that
+    would come next.
+
+    Members
+    -------
+    enable : In(1)      read ahead; while low nothing is requested
+    jump : In(1)        go on at ``target`` (byte offset in region 0, aligned to a command)
+    word : Out(stream)  words
+    error : Out(1)      the next word's beat came with a bus error
+    fault : Out(1)      the next word lies outside region 0
+    """
+
+    def __init__(self, *, width):
+        self._width = width
+        super().__init__({
+            "read": Out(BeatRead(width=width)),
+            "enable": In(1), "jump": In(1), "target": In(32),
+            "word": Out(stream.Signature(32)),
+            "error": Out(1), "fault": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        beat_bytes = self._width // 8
+        command_beats = COMMAND_BYTES // beat_bytes
+        depth = QUEUE_BYTES // beat_bytes
+        m.submodules.store = store = memory.Memory(shape=self._width + 1, depth=depth, init=[])
+        write, read = store.write_port(), store.read_port(domain="comb")
+
+        offset = Signal(32)
+        reserved = Signal(range(depth + 1))       # beats stored or on their way
+        flight = Signal(range(8 * depth))         # beats on their way, wanted or not
+        unwanted = Signal.like(flight)            # of these, the first so many are dropped
+        stored = Signal(range(depth + 1))
+        head, tail = Signal(range(depth)), Signal(range(depth))
+        lane = Signal(range(max(beat_bytes // 4, 2)))
+        faulted = Signal()
+
+        asked = Signal()                          # a burst was accepted
+        keep = Signal()                           # a beat arrives that is wanted
+        used = Signal()                           # the last word of a beat leaves
+        m.d.comb += [
+            self.read.request_valid.eq(self.enable & ~faulted & (reserved <= depth - command_beats)
+                                       & (flight < 6 * depth)),
+            self.read.request_offset.eq(offset),
+            self.read.request_beats.eq(command_beats),
+            asked.eq(self.read.request_valid & self.read.request_ready & ~self.read.fault),
+            keep.eq(self.read.beat_valid & (unwanted == 0)),
+            write.addr.eq(tail), write.data[:-1].eq(self.read.beat), write.data[-1].eq(self.read.beat_error),
+            write.en.eq(keep),
+            read.addr.eq(head),
+            self.error.eq((stored != 0) & read.data[-1]),
+            self.fault.eq((stored == 0) & (flight == unwanted) & faulted),
+            self.word.valid.eq((stored != 0) & ~read.data[-1] & ~self.jump),
+            self.word.payload.eq(read.data[:-1].word_select(lane, 32)),
+            used.eq(self.word.valid & self.word.ready & (lane == beat_bytes // 4 - 1)),
+        ]
+        with m.If(self.read.request_valid & self.read.request_ready):
+            m.d.sync += [faulted.eq(self.read.fault), offset.eq(offset + COMMAND_BYTES)]
+        with m.If(self.word.valid & self.word.ready):
+            m.d.sync += lane.eq(Mux(used, 0, lane + 1))
+        m.d.sync += [
+            flight.eq(flight + Mux(asked, command_beats, 0) - self.read.beat_valid),
+            unwanted.eq(unwanted - (self.read.beat_valid & (unwanted != 0))),
+            reserved.eq(reserved + Mux(asked, command_beats, 0) - used),
+            stored.eq(stored + keep - used),
+            tail.eq(tail + keep),
+            head.eq(head + used),
+        ]
+        with m.If(self.jump):
+            m.d.sync += [
+                unwanted.eq(flight + Mux(asked, command_beats, 0) - self.read.beat_valid),
+                reserved.eq(0), stored.eq(0), head.eq(0), tail.eq(0), lane.eq(0), faulted.eq(0),
+                offset.eq(self.target),
+            ]
+        return m

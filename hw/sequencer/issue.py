@@ -1,0 +1,179 @@
+"""Reads commands, patches them with scalar registers, carries out SCALAR, BRANCH and END, passes the rest on."""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..commands import COMMAND_BYTES, COMMAND_WORDS, HEADER, PATCHES, Condition, Opcode, Unit, layout
+from ..ports import BeatRead
+from ..registers import ARGUMENTS, ErrorCode
+from .fetch import ProgramFetch
+from .scalar import ScalarUnit
+
+__all__ = ["Issue"]
+
+FIRST_WORD = 2  # behind header and patches
+
+
+class Issue(wiring.Component):
+    """One command at a time, in program order.
+
+    A unit's command takes 2 cycles of header, the wait, 14 words and one cycle a patch.
+
+    Members
+    -------
+    start : In(1), program : In(32), arguments : In(256)   begin at ``program`` with registers 1 to 8 set
+    read : Out(BeatRead)      program fetch
+    waits : Out               wait fields of the command in work
+    allowed : In(1)           they are met
+    room : In(units)          a bit a unit: it can take another command
+    idle : In(1)              every unit is idle
+    unit, word, value, write : Out   words of a unit's command, and ``commit`` behind the last
+    address : Out(32)         offset of the command in work
+    finished : Out(1)         END was reached and everything is done
+    waiting : Out(1)          the command in work is held back
+    error : Out(8)            ErrorCode of the command in work, not NONE as long as it stands
+    """
+
+    def __init__(self, *, width):
+        self._width = width
+        super().__init__({
+            "start": In(1), "program": In(32), "arguments": In(32 * ARGUMENTS),
+            "read": Out(BeatRead(width=width)),
+            "waits": Out(4 * len(Unit)), "allowed": In(1), "room": In(len(Unit)), "idle": In(1),
+            "unit": Out(range(len(Unit))), "word": Out(range(COMMAND_WORDS)), "value": Out(32),
+            "write": Out(1), "commit": Out(1),
+            "address": Out(32), "finished": Out(1), "waiting": Out(1), "error": Out(8),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.fetch = self._fetch = fetch = ProgramFetch(width=self._width)
+        m.submodules.scalar = self._scalar = scalar = ScalarUnit()
+        wiring.connect(m, fetch.read, wiring.flipped(self.read))
+
+        self._opcode = opcode = Signal(8)
+        self._is_unit = is_unit = Signal()
+        self._patches = Signal(data.ArrayLayout(data.StructLayout({"word": 4, "register": 4}), PATCHES))
+        self._decoded = Signal(64)          # words 2 and 3, of SCALAR and BRANCH
+        argument = Signal(range(ARGUMENTS))
+        for unit in Unit:
+            with m.If(opcode == Opcode[unit.name]):
+                m.d.comb += [self.unit.eq(unit), is_unit.eq(1)]
+        self._command = Cat(Const(0, 32 * FIRST_WORD), self._decoded)
+        m.d.comb += scalar.command.payload.as_value().eq(self._command)
+        with m.If(scalar.error):
+            m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
+
+        header = fetch.word.payload
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += fetch.target.eq(self.program)
+                m.d.sync += [argument.eq(0), self.address.eq(self.program)]
+                with m.If(self.start):
+                    m.d.comb += fetch.jump.eq(1)
+                    m.d.sync += fetch.enable.eq(1)
+                    m.next = "ARGUMENTS"
+            with m.State("ARGUMENTS"):
+                m.d.comb += [scalar.put.eq(1), scalar.put_index.eq(argument + 1),
+                             scalar.put_value.eq(self.arguments.word_select(argument, 32))]
+                m.d.sync += argument.eq(argument + 1)
+                with m.If(argument == ARGUMENTS - 1):
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                first_wait = HEADER[f"wait_{Unit(0).name.lower()}"].lsb
+                m.d.comb += fetch.word.ready.eq(1)
+                m.d.sync += [opcode.eq(header[:8]), self.waits.eq(header[first_wait:])]
+                self._fetch_errors(m)
+                with m.If(fetch.word.valid):
+                    m.next = "PATCHES"
+            with m.State("PATCHES"):
+                m.d.comb += fetch.word.ready.eq(1)
+                m.d.sync += [self._patches.eq(header), self.word.eq(FIRST_WORD)]
+                self._fetch_errors(m)
+                with m.If(fetch.word.valid):
+                    m.next = "WAIT"
+            with m.State("WAIT"):
+                self._build_wait(m)
+            with m.State("WORDS"):
+                self._build_words(m)
+            with m.State("EXECUTE"):
+                self._build_execute(m)
+        return m
+
+    def _fetch_errors(self, m):
+        with m.If(self._fetch.fault):
+            m.d.comb += self.error.eq(ErrorCode.READ_RANGE)
+        with m.If(self._fetch.error):
+            m.d.comb += self.error.eq(ErrorCode.READ_RESPONSE)
+
+    def _build_wait(self, m):
+        known = Cat(self._opcode == code for code in Opcode).any()
+        with m.If(~known):
+            m.d.comb += self.error.eq(ErrorCode.BAD_OPCODE)
+        with m.Elif(self._opcode == Opcode.END):
+            with m.If(self.idle):
+                m.d.comb += self.finished.eq(1)
+                m.d.sync += self._fetch.enable.eq(0)
+                m.next = "IDLE"
+        with m.Elif(self.allowed & (~self._is_unit | self.room.bit_select(self.unit, 1))):
+            m.next = "WORDS"
+        with m.Else():
+            m.d.comb += self.waiting.eq(1)
+
+    def _build_words(self, m):
+        """Each word plus the registers patched into it; a patch takes a cycle before its word passes."""
+        fetch, scalar = self._fetch, self._scalar
+        addend = Signal(32)
+        applied = Signal(PATCHES)
+        pending = Signal(PATCHES)
+        registers = Array(patch.register for patch in self._patches)
+        m.d.comb += pending.eq(Cat((patch.word == self.word) & (patch.register != 0)
+                                   for patch in self._patches) & ~applied)
+        m.d.comb += self.value.eq(fetch.word.payload + addend)
+        for i in reversed(range(PATCHES)):
+            with m.If(pending[i]):
+                m.d.comb += scalar.index.eq(registers[i])
+        with m.If(pending.any()):
+            m.d.sync += [addend.eq(addend + scalar.value), applied.eq(applied | (pending & (~pending + 1)))]
+        with m.Else():
+            self._fetch_errors(m)
+            m.d.comb += [fetch.word.ready.eq(1), self.write.eq(fetch.word.valid & self._is_unit)]
+            with m.If(fetch.word.valid):
+                m.d.sync += [self.word.eq(self.word + 1), addend.eq(0)]
+                with m.If(self.word < FIRST_WORD + 2):
+                    m.d.sync += self._decoded.word_select(self.word[0], 32).eq(self.value)
+                with m.If(self.word == COMMAND_WORDS - 1):
+                    m.d.sync += applied.eq(0)
+                    m.next = "EXECUTE"
+
+    def _build_execute(self, m):
+        fetch, scalar = self._fetch, self._scalar
+        branch = Signal(layout(Opcode.BRANCH))
+        m.d.comb += branch.as_value().eq(self._command)
+        following = Signal(32)
+        tested, jump = Signal(32), Signal()
+        m.d.comb += [
+            following.eq(self.address + COMMAND_BYTES),
+            tested.eq(scalar.value - (branch.condition == Condition.LOOP)),
+            jump.eq((branch.condition == Condition.ALWAYS)
+                    | ((tested == 0) == (branch.condition == Condition.ZERO))),
+        ]
+        with m.If(self._is_unit):
+            m.d.comb += self.commit.eq(1)
+            m.d.sync += self.address.eq(following)
+            m.next = "HEADER"
+        with m.Elif(self._opcode == Opcode.SCALAR):
+            m.d.comb += scalar.command.valid.eq(1)
+            with m.If(scalar.command.ready):
+                m.d.sync += self.address.eq(following)
+                m.next = "HEADER"
+        with m.Else():
+            m.d.comb += [
+                scalar.index.eq(branch.rs), scalar.put_index.eq(branch.rs), scalar.put_value.eq(tested),
+                scalar.put.eq(branch.condition == Condition.LOOP),
+                fetch.target.eq(self.address + branch.distance * COMMAND_BYTES),
+                fetch.jump.eq(jump),
+            ]
+            m.d.sync += self.address.eq(Mux(jump, fetch.target, following))
+            m.next = "HEADER"
