@@ -43,8 +43,8 @@ def emit(elaboratable, *, name, path=None, ports=None):
     name : str                 top module; the others are called after their place: ``name_unit_part``
     path : path or None        file to write; one that holds the same text already is left as it is
 
-    A port ``a.b`` of the signature is called ``a__b``; the clock is ``clk``, the synchronous reset ``rst``. Attributes of
-    memories are kept. Registers and memories have initial values, read ports of memories start at zero.
+    A port ``a.b`` of the signature is called ``a__b``; the clock is ``clk``, the synchronous reset ``rst``. Memories
+    keep their attributes. Registers and memories have initial values, read ports of memories start at zero.
     """
     text = merge_modules(rtlil.convert(elaboratable, name=name, ports=ports, emit_src=False))
     # Yosys counts ports from one: a port zero would lose its place in the list.

@@ -64,7 +64,8 @@ class Specimen(wiring.Component):
         return m
 
     def _build_memories(self, m):
-        for name, domain, init, attrs in (("transparent", "sync", range(10), {}), ("plain", "sync", (), {"no_rw_check": 1}),
+        for name, domain, init, attrs in (("transparent", "sync", range(10), {}),
+                                          ("plain", "sync", (), {"no_rw_check": 1}),
                                           ("asynchronous", "comb", (7, 0, 5), {})):
             block = m.submodules[f"memory_{name}"] = memory.Memory(shape=32, depth=64, init=init, attrs=attrs)
             write = block.write_port(granularity=16)
@@ -167,8 +168,8 @@ def test_icarus_equals_amaranth(folder, standard):
 @pytest.mark.slow
 def test_verilator_equals_amaranth(folder):
     env = environment()
-    subprocess.run(["verilator", "--binary", "-Wno-fatal", "--x-initial", "unique", "--x-assign", "unique", "--top", "bench",
-                    "bench.v", "specimen.v"], cwd=folder, env=env, check=True, capture_output=True)
+    subprocess.run(["verilator", "--binary", "-Wno-fatal", "--x-initial", "unique", "--x-assign", "unique",
+                    "--top", "bench", "bench.v", "specimen.v"], cwd=folder, env=env, check=True, capture_output=True)
     assert printed(["obj_dir/Vbench", "+verilator+rand+reset+2", f"+verilator+seed+{SEED}"], folder, env) == expected()
 
 
