@@ -104,8 +104,8 @@ class AxiWrite(wiring.Signature):
 
 class UnitStatus(wiring.Signature):
     """What a unit tells the sequencer. ``done`` pulses once for each command, in order, when all its effects are
-    visible to every other unit. ``error`` pulses with ``code`` (registers.ErrorCode) when the command in work cannot go on; the
-    unit then need not do anything more, as the sequencer resets it."""
+    visible to every other unit. ``error`` pulses with ``code`` (registers.ErrorCode) when the command in work cannot go
+    on; the unit then need not do anything more, as the sequencer resets it."""
 
     def __init__(self):
         super().__init__({"done": Out(1), "error": Out(1), "code": Out(8)})

@@ -1,0 +1,225 @@
+"""The sequencer alone: programs in a behavioural memory, units that take and finish commands in their own time."""
+
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from tilewright.hw.commands import Condition, Opcode, ScalarOp, Unit, decode, encode
+from tilewright.hw.registers import ErrorCode
+from tilewright.hw.sequencer.sequencer import Sequencer
+
+SEED = 20
+UNITS = {Opcode[unit.name]: unit for unit in Unit}
+
+
+class Bench:
+    """Runs one sequencer; ``issued`` collects (unit, fields) in the order in which units take commands."""
+
+    def __init__(self, program, *, width=64, region_bytes=None, bus_error_at=None, unit_error=None, watchdog=0,
+                 start=64, arguments=(), stall=0.3, unit_time=20, hang=None):
+        self.width, self.beat_bytes = width, width // 8
+        words = [0] * (start // 4) + [word for command in program for word in command]
+        self.memory = b"".join(word.to_bytes(4, "little") for word in words)
+        self.region_bytes = len(self.memory) if region_bytes is None else region_bytes
+        self.bus_error_at, self.unit_error, self.hang = bus_error_at, unit_error, hang
+        self.start, self.watchdog, self.arguments = start, watchdog, arguments
+        self.random = random.Random(SEED)
+        self.stall, self.unit_time = stall, unit_time
+        self.issued, self.unfinished = [], dict.fromkeys(Unit, 0)
+        self.at_issue = []
+        self.result = None
+        self.dut = Sequencer(width=width)
+
+    async def memory_process(self, ctx):
+        read, queue = self.dut.read, []
+        while True:
+            ready = self.random.random() > self.stall
+            ctx.set(read.request_ready, ready)
+            offset, beats = ctx.get(read.request_offset), ctx.get(read.request_beats)
+            outside = offset + beats * self.beat_bytes > self.region_bytes
+            ctx.set(read.fault, outside)
+            valid = bool(queue) and self.random.random() > self.stall
+            ctx.set(read.beat_valid, valid)
+            if valid:
+                at = queue[0]
+                ctx.set(read.beat, int.from_bytes(self.memory[at:at + self.beat_bytes].ljust(1, b"\0"), "little"))
+                ctx.set(read.beat_error, at == self.bus_error_at)
+            asked = ctx.get(read.request_valid) and ready and not outside
+            await ctx.tick()
+            if valid:
+                queue.pop(0)
+            if asked:
+                queue += range(offset, offset + beats * self.beat_bytes, self.beat_bytes)
+            self.quiet = not queue
+            ctx.set(self.dut.bus_idle, self.quiet)
+
+    def unit_process(self, unit):
+        port = getattr(self.dut, unit.name.lower())
+        status = getattr(self.dut, f"status_{unit.name.lower()}")
+        rng = random.Random(SEED + unit)
+
+        async def process(ctx):
+            ctx.set(port.ready, 1)
+            while True:
+                if ctx.get(port.valid):
+                    bits = ctx.get(port.payload.as_value())
+                    words = [bits >> 32 * i & 0xFFFFFFFF for i in range(16)]
+                    words[0] = words[0] & ~0xFF | Opcode[unit.name]
+                    self.issued.append((unit, decode(words)[1]))
+                    self.unfinished[unit] += 1
+                    self.at_issue.append(dict(self.unfinished))
+                    await ctx.tick()
+                    ctx.set(port.ready, 0)
+                    for _ in range(rng.randrange(1, self.unit_time)):
+                        await ctx.tick()
+                    if self.unit_error == (unit, len([u for u, _ in self.issued if u == unit])):
+                        ctx.set(status.error, 1)
+                        ctx.set(status.code, ErrorCode.SCRATCHPAD_RANGE)
+                        await ctx.tick()
+                        ctx.set(status.error, 0)
+                    while self.hang == unit:
+                        await ctx.tick()
+                    ctx.set(status.done, 1)
+                    await ctx.tick()
+                    ctx.set(status.done, 0)
+                    self.unfinished[unit] -= 1
+                    ctx.set(port.ready, 1)
+                else:
+                    await ctx.tick()
+        return process
+
+    async def main_process(self, ctx):
+        dut = self.dut
+        ctx.set(dut.program, self.start)
+        ctx.set(dut.watchdog, self.watchdog)
+        ctx.set(dut.arguments, sum(value << 32 * i for i, value in enumerate(self.arguments)))
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        for _ in range(20_000):
+            finished, failed, abort = ctx.get(dut.finished), ctx.get(dut.failed), ctx.get(dut.abort)
+            assert not (failed and not self.quiet), "failed before the bus was quiet"
+            assert not (finished and abort)
+            if finished or failed:
+                self.result = ("finished" if finished else "failed", ErrorCode(ctx.get(dut.error_code)),
+                               ctx.get(dut.error_address))
+                await ctx.tick()
+                assert not ctx.get(dut.busy)
+                return
+            assert ctx.get(dut.busy)
+            await ctx.tick()
+        raise AssertionError("the program did not end")
+
+    def run(self):
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-8)
+        simulator.add_testbench(self.memory_process, background=True)
+        for unit in Unit:
+            simulator.add_testbench(self.unit_process(unit), background=True)
+        simulator.add_testbench(self.main_process)
+        simulator.run()
+        return self
+
+
+def scalar(op, rd, rs, immediate=0, rt=0):
+    return encode(Opcode.SCALAR, op=op, rd=rd, rs=rs, rt=rt, immediate=immediate & 0xFFFFFFFF)
+
+
+def show(register):
+    """A command that carries a register's value out: patched into a full word."""
+    return encode(Opcode.LOAD, patch0_word=3, patch0_register=register)
+
+
+END = encode(Opcode.END)
+
+
+@pytest.mark.parametrize("width", [32, 64, 128, 512])
+def test_commands_reach_their_units_unchanged(width):
+    program = [encode(opcode, **{"rows": 7 + i} if opcode != Opcode.STREAM else {"k": 7 + i})
+               for i, opcode in enumerate(list(UNITS) * 5)]
+    bench = Bench([*program, END], width=width).run()
+    assert bench.result[:2] == ("finished", ErrorCode.NONE)
+    for opcode, unit in UNITS.items():
+        got = [fields for u, fields in bench.issued if u == unit]
+        name = "k" if opcode == Opcode.STREAM else "rows"
+        assert [fields[name] for fields in got] == [7 + i for i, o in enumerate(list(UNITS) * 5) if o == opcode]
+
+
+def test_waits_hold_a_command_back_until_enough_have_finished():
+    program = [encode(Opcode.VECTOR, n=1, rows=1)] * 6 + [encode(Opcode.MATMUL, k=1, wait_vector=2)] + \
+        [encode(Opcode.STORE, wait_vector=0, wait_matmul=0)]
+    bench = Bench([*program, END], unit_time=200).run()
+    order = [unit for unit, _ in bench.issued]
+    assert order.index(Unit.MATMUL) >= 4, "at most two vector commands may be unfinished"
+    assert bench.at_issue[order.index(Unit.STORE)] == dict.fromkeys(Unit, 0) | {Unit.STORE: 1}
+
+
+def test_scalar_operations():
+    a, b = 0xFFFF_FFF3, 37
+    program = [
+        scalar(ScalarOp.ADD, 9, 1, rt=2), show(9), scalar(ScalarOp.SUB, 9, 1, rt=2), show(9),
+        scalar(ScalarOp.MUL, 9, 1, rt=2), show(9), scalar(ScalarOp.AND, 9, 1, 0xFF), show(9),
+        scalar(ScalarOp.SHR, 9, 1, 4), show(9), scalar(ScalarOp.SHL, 9, 1, 5), show(9),
+        scalar(ScalarOp.MIN, 9, 1, rt=2), show(9), scalar(ScalarOp.ADD, 0, 1, 1), show(0),
+        scalar(ScalarOp.SHR, 9, 1, 0), show(9), scalar(ScalarOp.SHL, 9, 1, 32), show(9),
+    ]
+    bench = Bench([*program, END], arguments=(a, b)).run()
+    mask = 0xFFFFFFFF
+    expected = [a + b & mask, a - b, a * b & mask, a & 0xFF, a >> 4, a << 5 & mask, b, 0, a, 0]
+    assert [fields["offset"] for _, fields in bench.issued] == expected
+
+
+def test_loops_nest_and_patches_add_registers():
+    body = encode(Opcode.VECTOR, n=5, a=100, a_stride=1, patch0_word=3, patch0_register=3, patch1_word=6,
+                  patch1_register=4, patch2_word=6, patch2_register=5, patch3_word=12, patch3_register=4)
+    program = [
+        scalar(ScalarOp.ADD, 9, 0, 2),                     # outer count
+        scalar(ScalarOp.ADD, 10, 0, 3),                    # inner count
+        body, scalar(ScalarOp.ADD, 4, 4, 10),
+        encode(Opcode.BRANCH, condition=Condition.LOOP, rs=10, distance=-2 & 0xFFFFFFFF),
+        encode(Opcode.BRANCH, condition=Condition.LOOP, rs=9, distance=-4 & 0xFFFFFFFF),
+        encode(Opcode.BRANCH, condition=Condition.ALWAYS, distance=2), encode(Opcode.STORE),
+        encode(Opcode.BRANCH, condition=Condition.ZERO, rs=3, distance=2), encode(Opcode.MATMUL, k=1),
+        encode(Opcode.BRANCH, condition=Condition.NONZERO, rs=0, distance=2), encode(Opcode.MATMUL, k=2),
+    ]
+    bench = Bench([*program, END], arguments=(0, 0, 7, 0, 1000)).run()
+    vectors = [f for u, f in bench.issued if u == Unit.VECTOR]
+    assert [(f["n"], f["a"], f["a_stride"], f["result"]) for f in vectors] == [
+        (12, 1100 + 10 * i, 1, 10 * i) for i in range(6)]
+    assert [(u, f["k"]) for u, f in bench.issued if u != Unit.VECTOR] == [(Unit.MATMUL, 1), (Unit.MATMUL, 2)]
+
+
+@pytest.mark.parametrize("opcode", [0, 9, 255])
+def test_bad_opcode(opcode):
+    bad = [opcode] + [0] * 15
+    bench = Bench([encode(Opcode.LOAD), bad, END]).run()
+    assert bench.result == ("failed", ErrorCode.BAD_OPCODE, 128)
+
+
+def test_bad_scalar_operation():
+    bench = Bench([scalar(15, 1, 1), END]).run()
+    assert bench.result == ("failed", ErrorCode.BAD_FIELD, 64)
+
+
+def test_program_outside_its_region():
+    bench = Bench([encode(Opcode.LOAD)] * 3, region_bytes=64 * 4).run()
+    assert bench.result == ("failed", ErrorCode.READ_RANGE, 64 * 4)
+
+
+def test_bus_error_in_the_program_counts_only_where_it_is_reached():
+    program = [encode(Opcode.LOAD), END, encode(Opcode.LOAD)]
+    assert Bench(program, bus_error_at=64 * 3 + 8).run().result[0] == "finished"
+    assert Bench(program, bus_error_at=64 * 2).run().result == ("failed", ErrorCode.READ_RESPONSE, 128)
+
+
+def test_unit_error_names_the_command_that_failed():
+    program = [encode(Opcode.VECTOR, n=1), encode(Opcode.LOAD), encode(Opcode.VECTOR, n=2),
+               *[encode(Opcode.STORE)] * 8]
+    bench = Bench([*program, END], unit_error=(Unit.VECTOR, 2)).run()
+    assert bench.result == ("failed", ErrorCode.SCRATCHPAD_RANGE, 64 * 3)
+
+
+def test_watchdog():
+    bench = Bench([encode(Opcode.VECTOR), END], hang=Unit.VECTOR, watchdog=500).run()
+    assert bench.result == ("failed", ErrorCode.WATCHDOG, 128)
