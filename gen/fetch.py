@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,7 +42,7 @@ def fetch(model, source=None, cache=None, progress=True):
     cache : path           folder of verified files. None: ``cache_folder()``
     progress : bool        show bars on standard error
 
-    Raises UserError for a source that is missing, truncated or corrupt, or that cannot be reached. The cache never holds
+    Raises UserError for a source that is missing, truncated, corrupt or out of reach. The cache never holds
     a half file: work happens in a temporary folder beside it, and the result is moved into place.
     """
     cache = Path(cache) if cache is not None else cache_folder()
@@ -149,7 +148,7 @@ def _unpack(path, source, folder, bars):
                 raise UserError(f"{path.name}: holds no {source.file}")
             with archive.open(members[0]) as member, target.open("wb") as file:
                 _pump(member, file, bars, f"unpack {source.file}", members[0].file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path.name}: truncated or corrupt archive ({error})") from None
     return target
 
@@ -194,7 +193,5 @@ def _os_errors(cache):
     """A full disk or a folder that may not be written is the user's to put right."""
     try:
         yield
-    except shutil.Error as error:
-        raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{error.filename or cache}: {error.strerror or error}") from None

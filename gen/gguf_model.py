@@ -59,7 +59,7 @@ class GgufModel:
         return self._contents(key)
 
     def layer(self, index):
-        """Weights of layer ``index`` as float32: norms [hidden], matrices [n outputs, k inputs], by their usual names."""
+        """Weights of layer ``index`` by name, float32: norms [hidden], matrices [n outputs, k inputs]."""
         return {name: self.tensor(self._layer_tensor(index, name)) for name in LAYER_TENSORS}
 
     def quantised_layer(self, index):
