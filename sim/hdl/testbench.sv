@@ -1,0 +1,75 @@
+// The accelerator with its memory: everything but clock, reset and registers is HDL, so it runs at simulator speed.
+// Macros: ACCELERATOR (module name), DATA_WIDTH, ADDR_WIDTH; parameter BYTES (size of the memory).
+
+`default_nettype none
+`timescale 1ns / 1ps
+
+module testbench #(
+    parameter BYTES = 1 << 20
+) (
+    input  wire        clk,
+    input  wire        rst,
+    output wire        irq,
+
+    input  wire        dump,
+    input  wire [31:0] dump_first,
+    input  wire [31:0] dump_beats,
+
+    input  wire [9:0]  s_axil_awaddr,
+    input  wire [2:0]  s_axil_awprot,
+    input  wire        s_axil_awvalid,
+    output wire        s_axil_awready,
+    input  wire [31:0] s_axil_wdata,
+    input  wire [3:0]  s_axil_wstrb,
+    input  wire        s_axil_wvalid,
+    output wire        s_axil_wready,
+    output wire [1:0]  s_axil_bresp,
+    output wire        s_axil_bvalid,
+    input  wire        s_axil_bready,
+    input  wire [9:0]  s_axil_araddr,
+    input  wire [2:0]  s_axil_arprot,
+    input  wire        s_axil_arvalid,
+    output wire        s_axil_arready,
+    output wire [31:0] s_axil_rdata,
+    output wire [1:0]  s_axil_rresp,
+    output wire        s_axil_rvalid,
+    input  wire        s_axil_rready
+);
+    wire [`ADDR_WIDTH-1:0]   araddr, awaddr;
+    wire [7:0]               arlen, awlen;
+    wire                     arvalid, arready, rvalid, rready, rlast;
+    wire                     awvalid, awready, wvalid, wready, wlast, bvalid, bready;
+    wire [`DATA_WIDTH-1:0]   rdata, wdata;
+    wire [`DATA_WIDTH/8-1:0] wstrb;
+    wire [1:0]               rresp, bresp;
+
+    /* verilator lint_off PINMISSING */
+    `ACCELERATOR accelerator (
+        .clk(clk), .rst(rst), .irq(irq),
+        .s_axil_awaddr(s_axil_awaddr), .s_axil_awprot(s_axil_awprot), .s_axil_awvalid(s_axil_awvalid),
+        .s_axil_awready(s_axil_awready), .s_axil_wdata(s_axil_wdata), .s_axil_wstrb(s_axil_wstrb),
+        .s_axil_wvalid(s_axil_wvalid), .s_axil_wready(s_axil_wready), .s_axil_bresp(s_axil_bresp),
+        .s_axil_bvalid(s_axil_bvalid), .s_axil_bready(s_axil_bready), .s_axil_araddr(s_axil_araddr),
+        .s_axil_arprot(s_axil_arprot), .s_axil_arvalid(s_axil_arvalid), .s_axil_arready(s_axil_arready),
+        .s_axil_rdata(s_axil_rdata), .s_axil_rresp(s_axil_rresp), .s_axil_rvalid(s_axil_rvalid),
+        .s_axil_rready(s_axil_rready),
+        .m_axi_araddr(araddr), .m_axi_arlen(arlen), .m_axi_arvalid(arvalid), .m_axi_arready(arready),
+        .m_axi_rdata(rdata), .m_axi_rresp(rresp), .m_axi_rlast(rlast), .m_axi_rvalid(rvalid), .m_axi_rready(rready),
+        .m_axi_rid(1'b0), .m_axi_bid(1'b0),
+        .m_axi_awaddr(awaddr), .m_axi_awlen(awlen), .m_axi_awvalid(awvalid), .m_axi_awready(awready),
+        .m_axi_wdata(wdata), .m_axi_wstrb(wstrb), .m_axi_wlast(wlast), .m_axi_wvalid(wvalid), .m_axi_wready(wready),
+        .m_axi_bresp(bresp), .m_axi_bvalid(bvalid), .m_axi_bready(bready)
+    );
+    /* verilator lint_on PINMISSING */
+
+    axi_memory #(.DATA_WIDTH(`DATA_WIDTH), .ADDR_WIDTH(`ADDR_WIDTH), .BYTES(BYTES)) memory (
+        .clk(clk), .rst(rst), .dump(dump), .dump_first(dump_first), .dump_beats(dump_beats),
+        .s_axi_araddr(araddr), .s_axi_arlen(arlen), .s_axi_arvalid(arvalid), .s_axi_arready(arready),
+        .s_axi_rdata(rdata), .s_axi_rresp(rresp), .s_axi_rlast(rlast), .s_axi_rvalid(rvalid), .s_axi_rready(rready),
+        .s_axi_awaddr(awaddr), .s_axi_awlen(awlen), .s_axi_awvalid(awvalid), .s_axi_awready(awready),
+        .s_axi_wdata(wdata), .s_axi_wstrb(wstrb), .s_axi_wlast(wlast), .s_axi_wvalid(wvalid), .s_axi_wready(wready),
+        .s_axi_bresp(bresp), .s_axi_bvalid(bvalid), .s_axi_bready(bready)
+    );
+endmodule
+
+`default_nettype wire
