@@ -1,9 +1,7 @@
 """Configurations as TOML: the presets, and files of a user's own."""
 
-import hashlib
-import json
 import tomllib
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from tilewright.hw.config import AcceleratorConfig, ConfigError
 
 from .errors import UserError
 
-__all__ = ["PRESETS", "load_preset", "read_configuration", "parse_configuration", "canonical_json", "config_hash"]
+__all__ = ["PRESETS", "load_preset", "read_configuration", "parse_configuration"]
 
 _FOLDER = files(__package__) / "presets"
 
@@ -59,13 +57,3 @@ def parse_configuration(text, *, source):
         return AcceleratorConfig(**values)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-
-
-def canonical_json(config):
-    """The configuration as JSON with sorted keys and no spaces: equal configurations give equal text."""
-    return json.dumps(asdict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def config_hash(config):
-    """SHA-256 of the canonical JSON, as 64 hexadecimal digits. Its first 32 bits stand in register ``config_hash``."""
-    return hashlib.sha256(canonical_json(config).encode()).hexdigest()

@@ -1,9 +1,5 @@
 """The whole accelerator; the only module that sees the configuration."""
 
-import hashlib
-import json
-from dataclasses import asdict
-
 from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -22,17 +18,11 @@ from .registers import ARGUMENTS, COUNTERS, CSR_ADDRESS_WIDTH, IDENTITY, REGIONS
 from .sequencer.sequencer import Sequencer
 from .vector.unit import VectorUnit
 
-__all__ = ["Accelerator", "config_hash"]
+__all__ = ["Accelerator"]
 
 READS_OUTSTANDING = 8
 BURST_INCR = 0b01
 CACHE_MODIFIABLE_BUFFERABLE = 0b0011
-
-
-def config_hash(config):
-    """First 32 bits of the SHA-256 of the configuration's canonical JSON; an image names the build it is for by it."""
-    text = json.dumps(asdict(config), sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def _log2(value):
@@ -138,7 +128,7 @@ class Accelerator(wiring.Component):
     def _constants(self):
         config = self._config
         return {
-            "identity_value": IDENTITY, "version_value": VERSION, "config_hash_value": config_hash(config),
+            "identity_value": IDENTITY, "version_value": VERSION, "config_hash_value": int(config.sha256[:8], 16),
             "config_array_rows": config.rows, "config_array_lanes": config.lanes,
             "config_array_bus_bytes": config.bus_bytes, "config_array_vector_lanes": config.vector_lanes,
             "config_buffers_scratchpad_log2": _log2(config.scratchpad_bytes),

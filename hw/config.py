@@ -1,6 +1,8 @@
 """The accelerator's configuration: one frozen dataclass, derived sizes, and every check in one place."""
 
-from dataclasses import dataclass, fields
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
 
 __all__ = ["AcceleratorConfig", "ConfigError", "FUNCTIONS", "BLOCK"]
 
@@ -88,6 +90,13 @@ class AcceleratorConfig:
     def macs(self):
         """Multiply-accumulates a cycle at peak."""
         return self.rows * self.lanes
+
+    @property
+    def sha256(self):
+        """SHA-256 of the configuration as JSON with sorted keys and no spaces, as 64 hexadecimal digits; its first 32
+        bits stand in register ``config_hash``."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _problems(self):
         """Yield one line for each thing that is wrong, most basic first."""
