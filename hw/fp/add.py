@@ -37,24 +37,28 @@ class FP32Add(wiring.Component):
         # Stage 4: significands with two more bits, sticky below them as the last bit of the sum. The smaller operand
         # arrives inverted for a difference; its + 1 passes the sticky bit only if that is 0.
         total = Cat(1, Const(0, 2), s3.fraction, 1, 0) + Cat(s3.flags.subtract & ~s3.sticky, s3.small)
-        s4 = Signal(data.StructLayout({"sum": 28, "exponent": 8, "flags": _FLAGS}), reset_less=True)
+        half, step16 = normalise(m, Cat(s3.sticky, total[1:28]), steps=(16,), name="sum")
+        s4 = Signal(data.StructLayout({"sum": 28, "step16": 1, "carry": 1, "exponent": 8, "flags": _FLAGS}),
+                    reset_less=True)
         m.d.sync += [
-            s4.sum.eq(Cat(s3.sticky, total[1:28])),
+            s4.sum.eq(half),
+            s4.step16.eq(step16),
+            s4.carry.eq(total[27]),
             s4.exponent.eq(s3.exponent),
             s4.flags.eq(s3.flags),
         ]
 
-        # Stage 5: normalise. Bit 27 is the carry, so the exponent to come is exponent + 1 - leading zeros.
+        # Stage 5: normalise the rest. Bit 27 is the carry, so the exponent to come is exponent + 1 - leading zeros.
         # A sum of zero leaves the top bit clear.
-        shifted, zeros = normalise(m, s4.sum, steps=(16, 8, 4, 2, 1), name="sum")
-        overflow = (s4.exponent == 254) & s4.sum[27]
+        shifted, zeros = normalise(m, s4.sum, steps=(8, 4, 2, 1), name="sum")
+        overflow = (s4.exponent == 254) & s4.carry
+        exact_zero = ~shifted[27] | s4.flags.both_zero
         s5 = Signal(data.StructLayout({
             "fraction": 23, "round": 1, "exponent": 9, "zeros": 5, "sign": 1, "zero": 1,
         }), reset_less=True)
-        exact_zero = ~shifted[27] | s4.flags.both_zero
         m.d.sync += [
             s5.exponent.eq(s4.exponent + 2),
-            s5.zeros.eq(zeros),
+            s5.zeros.eq(Cat(zeros, s4.step16)),
             s5.sign.eq(Mux(exact_zero, s4.flags.both_negative, s4.flags.sign) & ~s4.flags.nan),
             s5.zero.eq(exact_zero),
         ]
@@ -64,7 +68,7 @@ class FP32Add(wiring.Component):
             m.d.sync += [s5.fraction.eq(shifted[4:27]), s5.round.eq(round_up(shifted, keep=24))]
 
         # Stage 6: one carry chain rounds and corrects the exponent: e + 2 + ~zeros = e + 1 - zeros (modulo 2^9).
-        # A result below 2^-126 is exact, so its exponent before rounding is the one after, at most 0.
+        # A result below 2^-126 is exact, so its exponent before rounding is the one after it, at most 0.
         o = Signal(32, reset_less=True)
         rounded = Signal(33)
         m.d.comb += rounded.eq(Cat(s5.round, s5.fraction, s5.exponent)

@@ -66,8 +66,8 @@ class FP32Multiply(wiring.Component):
             s2.over.eq(Cat((exponent >= 383) | inf, (exponent >= 382) | inf)),
         ]
 
-        # Stage 3: pick the 23 fraction bits, the rounding bit, and the special results. 2^-126 is tested before rounding;
-        # rounding up the largest number gives infinity's bits by itself.
+        # Stage 3: pick the 23 fraction bits, the rounding bit, and the special results. 2^-126 is tested before
+        # rounding; rounding up the largest number gives infinity's bits by itself.
         s3 = Signal(data.StructLayout({"fraction": 23, "exponent": 8, "sign": 1, "two": 1, "round": 1}),
                     reset_less=True)
         two = product[47]
@@ -120,9 +120,11 @@ class FP32Multiply(wiring.Component):
         a_low, a_high = self.a[:LOW], Cat(self.a[LOW:23], 1)
         b_low, b_high = self.b[:LOW], Cat(self.b[LOW:23], 1)
         parts = []
-        for i, (x, y) in enumerate(((a_high, b_high), (a_high, b_low), (b_high, a_low), (a_low, b_low))):
-            part = Signal(len(x) + len(y), reset_less=True, name=f"part_{'hh hl lh ll'.split()[i]}")
-            if i < self.dsps:
+        for name, x, y in (
+            ("hh", a_high, b_high), ("hl", a_high, b_low), ("lh", b_high, a_low), ("ll", a_low, b_low),
+        ):
+            part = Signal(len(x) + len(y), reset_less=True, name=name)
+            if len(parts) < self.dsps:
                 source = x * y
                 if self.delay == 5:
                     source, early = Signal.like(part, name=f"{part.name}_early"), source

@@ -10,7 +10,7 @@ FP16 = data.StructLayout({"fraction": 10, "exponent": 5, "sign": 1})
 
 
 def normalise(m, value, *, steps, name):
-    """Combinational left shift of ``value`` by each of ``steps`` (powers of two, descending) whose top bits are all zero.
+    """Combinational left shift of ``value`` by each of ``steps`` (descending powers of two) whose top bits are zero.
 
     Returns (shifted, steps_taken): a Signal as wide as ``value``, and one bit a step, the smallest step first, so that
     steps down to 1 make ``steps_taken`` the number of leading zeros. Steps may be spread over pipeline stages.

@@ -5,8 +5,8 @@ Every function takes arrays (or scalars) that broadcast against each other and r
 
 import numpy as np
 
-__all__ = ["MIN_NORMAL", "NAN", "NAN16", "add", "flush", "from_exact", "from_fp16", "from_int", "madd", "maximum", "mul",
-           "to_fp16"]
+__all__ = ["MIN_NORMAL", "NAN", "NAN16", "add", "flush", "from_exact", "from_fp16", "from_int", "madd", "maximum",
+           "mul", "to_fp16"]
 
 MIN_NORMAL = np.float32(2.0 ** -126)
 NAN = np.uint32(0x7FC00000).view(np.float32)
