@@ -1,0 +1,41 @@
+"""The command ``tilewright``. Each group of commands is a module of this package with a function ``register(app)``.
+
+To add a group, write its module and name it in ``GROUPS``. A module imports what is heavy inside its commands, so that
+``tilewright --help`` answers at once.
+"""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from tilewright.gen.errors import USER_ERRORS
+
+__all__ = ["app", "main"]
+
+GROUPS = ("generate", "synth")
+USAGE_ERROR = 2
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Generate, prove and run accelerators for small language models.")
+for _group in GROUPS:
+    import_module(f"{__name__}.{_group}").register(app)
+
+
+def _refuse(message):
+    print(f"tilewright: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+def main(arguments=None):
+    """Run the command line; exit code 0, 1 for a check that failed, 2 for a user's mistake, told in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=arguments or ["--help"], prog_name="tilewright", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except USER_ERRORS as error:
+        _refuse(str(error))
+    except typer.TyperException as error:
+        _refuse(error.format_message())
+    sys.exit(code or 0)
