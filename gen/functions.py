@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-
 from tilewright.hw.tables import C1_BITS, C2_BITS, K_BITS, WINDOW, FunctionTable
 
 __all__ = ["Definition", "DEFINITIONS", "fit", "function_tables"]
@@ -71,7 +70,7 @@ DEFINITIONS = {d.name: d for d in (
                e_min=127 - 37, zero=0.0, error=2**-14, floor=2**-26),
     # Zero, and a negative operand (rounding noise of a sum of squares), give the window's largest value, 2^14.
     Definition(name="rsqrt", formula=lambda x: 1.0 / np.sqrt(x), domain=(2.0**-28, np.inf), below=2.0**14,
-               e_min=127 - 28, error=0.8 * 2**-15),
+               e_min=127 - 28, error=0.7 * 2**-15),
     # Zero gives 2^32 with its sign, infinity 2^-32.
     Definition(name="recip", formula=lambda x: 1.0 / x, e_min=127 - 32, error=0.8 * 2**-15),
 )}
