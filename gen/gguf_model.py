@@ -1,6 +1,5 @@
 """A model's GGUF file: its architecture, and its tensors one at a time."""
 
-from functools import cached_property
 from pathlib import Path
 
 import gguf
@@ -102,7 +101,6 @@ class GgufModel:
             raise UserError(f"{self.path}: tensor {name} is corrupt, a scale is not finite")
         return QuantisedMatrix(np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(len(blocks), -1), d)
 
-    @cached_property
     def _shapes(self):
         """Every tensor that the architecture calls for, with its shape."""
         a = self.architecture
@@ -143,13 +141,17 @@ class GgufModel:
 
     def _check_tensors(self):
         """The file holds what the architecture calls for and nothing else: a bias ignored would be a wrong model."""
-        for name, shape in self._shapes.items():
+        layers, count = self.architecture.layers, len(self._tensors)
+        if layers > count:
+            raise UserError(f"{self.path}: {count} tensors cannot be {layers} layers; the file is corrupt")
+        shapes = self._shapes()
+        for name, shape in shapes.items():
             tensor = self._tensor(name)
             found = tuple(int(n) for n in reversed(tensor.shape))
             if found != shape:
                 raise UserError(f"{self.path}: tensor {name} has shape {found} instead of {shape}")
         for name in self._tensors:
-            if name not in self._shapes:
+            if name not in shapes:
                 raise UserError(f"{self.path}: tensor {name} is no part of a {self.architecture.family} layer "
                                 "that is supported")
 

@@ -31,6 +31,9 @@ class Tokenizer:
         if not len(tokens) == len(types) == gguf_model.architecture.vocab or len(set(tokens)) != len(tokens):
             raise UserError(f"{path}: the vocabulary has {len(set(tokens))} distinct tokens and {len(types)} types, "
                             f"the model {gguf_model.architecture.vocab} embeddings")
+        malformed = [merge for merge in merges if len(merge) != 2]
+        if malformed:
+            raise UserError(f"{path}: tokenizer.ggml.merges is corrupt ({' '.join(malformed[0])!r} is no pair)")
         try:
             bpe = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
         except Exception as error:  # the package raises Exception itself

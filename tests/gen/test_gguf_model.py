@@ -1,0 +1,244 @@
+import re
+from dataclasses import replace
+
+import gguf
+import numpy as np
+import pytest
+
+from tilewright.gen.errors import UserError
+from tilewright.gen.gguf_model import GgufModel
+from tilewright.gen.model import check_agreement, known_models, load_model
+from tilewright.sim.golden import weights
+
+SEED = 90210
+LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB = 2, 96, 6, 2, 16, 172, 50
+
+METADATA = {
+    "block_count": LAYERS, "context_length": 128, "embedding_length": HIDDEN, "feed_forward_length": FFN,
+    "attention.head_count": HEADS, "attention.head_count_kv": KV_HEADS, "rope.freq_base": 10000.0,
+    "attention.layer_norm_rms_epsilon": 1e-5, "vocab_size": VOCAB, "rope.dimension_count": HEAD_DIM,
+}
+
+
+def small_tensors(rng):
+    """Tensors of a small model: float32, and float16 where the name of the projection is q."""
+    def random(*size):
+        return rng.standard_normal(size).astype(np.float32)
+
+    tensors = {"token_embd.weight": random(VOCAB, HIDDEN), "output_norm.weight": random(HIDDEN)}
+    for i in range(LAYERS):
+        tensors |= {
+            f"blk.{i}.attn_norm.weight": random(HIDDEN), f"blk.{i}.ffn_norm.weight": random(HIDDEN),
+            f"blk.{i}.attn_q.weight": random(HEADS * HEAD_DIM, HIDDEN).astype(np.float16),
+            f"blk.{i}.attn_k.weight": random(KV_HEADS * HEAD_DIM, HIDDEN),
+            f"blk.{i}.attn_v.weight": random(KV_HEADS * HEAD_DIM, HIDDEN),
+            f"blk.{i}.attn_output.weight": random(HIDDEN, HEADS * HEAD_DIM),
+            f"blk.{i}.ffn_gate.weight": random(FFN, HIDDEN), f"blk.{i}.ffn_up.weight": random(FFN, HIDDEN),
+            f"blk.{i}.ffn_down.weight": random(HIDDEN, FFN)}
+    return tensors
+
+
+def write_file(path, tensors, metadata=METADATA, architecture="llama", q8_0=()):
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"{architecture}.{key}", value)
+    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(VOCAB)])
+    for name, array in tensors.items():
+        if name in q8_0:
+            array = gguf.quantize(array, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def tensors():
+    print("seed", SEED)
+    return small_tensors(np.random.default_rng(SEED))
+
+
+@pytest.fixture
+def path(tmp_path, tensors):
+    return write_file(tmp_path / "small.gguf", tensors, q8_0=("token_embd.weight", "blk.1.attn_v.weight"))
+
+
+def refusal(call, *args):
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_architecture(path):
+    a = GgufModel(path).architecture
+    assert (a.family, a.layers, a.hidden, a.heads, a.kv_heads, a.head_dim) == ("llama", 2, 96, 6, 2, 16)
+    assert (a.ffn, a.vocab, a.max_context, a.norm_eps, a.rope_theta) == (172, 50, 128, 1e-5, 10000.0)
+    assert (a.norm, a.activation, a.rope_pairing, a.tied_embeddings) == ("rms_norm", "silu", "interleaved", True)
+
+
+def test_tensors(path, tensors):
+    model = GgufModel(path)
+    layer = model.layer(0)
+    assert set(layer) == {"attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "ffn_norm", "gate_proj", "up_proj",
+                          "down_proj"}
+    for name, stored in (("q_proj", "attn_q"), ("o_proj", "attn_output"), ("down_proj", "ffn_down"),
+                         ("ffn_norm", "ffn_norm"), ("gate_proj", "ffn_gate"), ("up_proj", "ffn_up")):
+        assert layer[name].dtype == np.float32
+        np.testing.assert_array_equal(layer[name], tensors[f"blk.0.{stored}.weight"])
+    np.testing.assert_array_equal(model.final_norm(), tensors["output_norm.weight"])
+
+
+def test_quantised_layer_keeps_q8_0_blocks(path, tensors):
+    model = GgufModel(path)
+    kept, exact = model.quantised_layer(1)["v_proj"], model.layer(1)["v_proj"]
+    assert (kept.q.dtype, kept.d.dtype, kept.d.shape) == (np.int8, np.float16, (32, 3))
+    np.testing.assert_array_equal(weights.dequantise(kept), exact)
+    made = model.quantised_layer(0)["v_proj"]
+    for got, expected in zip(made, weights.quantise(tensors["blk.0.attn_v.weight"]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_embedding_rows(path):
+    model = GgufModel(path)
+    whole = model.tensor("token_embd.weight")
+    np.testing.assert_array_equal(model.embedding([7, 0, 49, 7]), whole[[7, 0, 49, 7]])
+    np.testing.assert_array_equal(weights.dequantise(model.lm_head()), whole)  # tied
+    for wrong in ([50], [-1], [[1]]):
+        with pytest.raises(ValueError, match="0 to 49"):
+            model.embedding(wrong)
+
+
+def test_untied_output(tmp_path, tensors):
+    tensors["output.weight"] = np.ones((VOCAB, HIDDEN), np.float32)
+    model = GgufModel(write_file(tmp_path / "untied.gguf", tensors))
+    assert not model.architecture.tied_embeddings
+    assert (weights.dequantise(model.lm_head()) > 0.99).all()
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"attention.head_count": None}, "metadata llama.attention.head_count is missing"),
+    ({"vocab_size": None}, "metadata llama.vocab_size is missing"),
+    ({"attention.head_count_kv": 4}, "heads = 6: must be a multiple of kv_heads = 4"),
+    ({"attention.head_count": 0}, "llama.attention.head_count = 0: must be positive"),
+    ({"block_count": "two"}, "metadata llama.block_count = 'two': must be of type int"),
+    ({"rope.dimension_count": 8}, "metadata llama.rope.dimension_count = 8 is not supported, only 16"),
+    ({"rope.scaling.type": "yarn"}, "metadata llama.rope.scaling.type = 'yarn' is not supported"),
+    ({"expert_count": 8}, "metadata llama.expert_count = 8 is not supported"),
+    ({"embedding_length": 192, "rope.dimension_count": 32},
+     "tensor token_embd.weight has shape (50, 96) instead of (50, 192)"),
+    ({"feed_forward_length": 100}, "tensor blk.0.ffn_gate.weight has shape (172, 96) instead of (100, 96)"),
+    ({"block_count": 3}, "tensor blk.2.attn_norm.weight is missing"),
+    ({"block_count": 1 << 31}, "20 tensors cannot be 2147483648 layers; the file is corrupt"),
+    ({"block_count": 1}, "tensor blk.1.attn_norm.weight is no part"),
+])
+def test_refused_metadata(tmp_path, tensors, change, message):
+    metadata = {key: value for key, value in (METADATA | change).items() if value is not None}
+    path = write_file(tmp_path / "m.gguf", tensors, metadata)
+    text = refusal(GgufModel, path)
+    assert text.startswith(f"{path}: ") and message in text
+
+
+def test_other_architecture(tmp_path, tensors):
+    path = write_file(tmp_path / "m.gguf", tensors, architecture="qwen2")
+    assert refusal(GgufModel, path) == f"{path}: architecture 'qwen2' is not supported; supported: llama"
+
+
+def test_bias_is_refused(tmp_path, tensors):
+    tensors["blk.0.attn_q.bias"] = np.zeros(96, np.float32)
+    assert "tensor blk.0.attn_q.bias is no part of a llama layer" in refusal(
+        GgufModel, write_file(tmp_path / "m.gguf", tensors))
+
+
+def test_missing_and_foreign_files(tmp_path):
+    assert refusal(GgufModel, tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'}: no such file"
+    (tmp_path / "text").write_text("Hello")
+    assert refusal(GgufModel, tmp_path / "text") == f"{tmp_path / 'text'}: not a GGUF file"
+    (tmp_path / "empty").write_bytes(b"")
+    assert "not a GGUF file" in refusal(GgufModel, tmp_path / "empty")
+
+
+def test_truncated_anywhere(path):
+    content = path.read_bytes()
+    print("seed", SEED)
+    lengths = np.random.default_rng(SEED).integers(4, len(content) - 64, 60).tolist()
+    for length in [4, 8, 24, 100, 600, 2000, *lengths, len(content) - 64]:
+        path.write_bytes(content[:length])
+        assert re.search(r"truncated or corrupt|missing", refusal(GgufModel, path)), length
+
+
+def test_overwritten_bytes_never_escape(path):
+    """Random bytes in the header and directory: the file opens, or one line says what is wrong."""
+    content = path.read_bytes()
+    print("seed", SEED)
+    rng = np.random.default_rng(SEED)
+    refused = 0
+    for _ in range(150):
+        spoilt = bytearray(content)
+        for position in rng.integers(4, 2500, 3):
+            spoilt[position] = rng.integers(256)
+        path.write_bytes(spoilt)
+        try:
+            GgufModel(path).layer(0)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("name, read", [("blk.1.attn_v.weight", lambda m: m.quantised_layer(1)),
+                                        ("blk.1.attn_v.weight", lambda m: m.layer(1)),
+                                        ("blk.0.attn_q.weight", lambda m: m.quantised_layer(0)),
+                                        ("token_embd.weight", lambda m: m.embedding([3]))])
+def test_values_that_are_not_finite(path, name, read):
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+    row = int(tensor.n_bytes) // int(tensor.shape[1])
+    content = bytearray(path.read_bytes())
+    at = int(tensor.data_offset) + 3 * row
+    content[at:at + 2] = b"\x00\x7e"  # FP16 NaN: a value, or the scale of a block
+    path.write_bytes(content)
+    assert f"tensor {name} is corrupt" in refusal(read, GgufModel(path))
+
+
+def test_no_such_layer_or_key(path):
+    model = GgufModel(path)
+    assert refusal(model.layer, 2) == f"{path}: there is no layer 2; layers are 0 to 1"
+    assert refusal(model.field, "tokenizer.ggml.pre") == f"{path}: metadata tokenizer.ggml.pre is missing"
+    assert model.field("tokenizer.ggml.tokens")[:2] == ["t0", "t1"]
+
+
+def test_description_agrees_with_the_file(smollm2, smollm2_model):
+    assert smollm2.architecture == smollm2_model.architecture
+    assert smollm2.layer(29)["down_proj"].shape == (576, 1536)
+    assert refusal(smollm2.layer, 30).endswith("layers are 0 to 29")
+
+
+def test_disagreement_names_the_keys(path, smollm2_model):
+    found = replace(smollm2_model.architecture, layers=32, rope_theta=10000.0)
+    text = refusal(check_agreement, smollm2_model.architecture, found, "x.gguf")
+    assert text == "x.gguf: layers is 32 instead of 30; rope_theta is 10000.0 instead of 100000.0"
+    assert "not the file of smollm2-135m: layers is 2 instead of 30" in refusal(GgufModel, path, smollm2_model)
+
+
+def test_unknown_model():
+    assert known_models() == ["smollm2-135m"]
+    assert refusal(load_model, "gpt-5") == "unknown model 'gpt-5'; known: smollm2-135m"
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"family": "mamba"}, "family = 'mamba' is not supported; supported: llama"),
+    ({"activation": "gelu"}, "activation = 'gelu' is not supported; supported: silu"),
+    ({"norm": "layer_norm"}, "norm = 'layer_norm' is not supported; supported: rms_norm"),
+    ({"rope_pairing": "none"}, "rope_pairing = 'none' is not supported; supported: interleaved, half_split"),
+    ({"hidden": 576.0}, "hidden = 576.0: must be of type int"),
+    ({"layers": 0}, "layers = 0: must be positive"),
+    ({"norm_eps": float("nan")}, "norm_eps = nan: must be positive"),
+    ({"head_dim": 63}, "head_dim = 63: must be even"),
+])
+def test_refused_architectures(smollm2_model, change, message):
+    assert message in refusal(lambda: replace(smollm2_model.architecture, **change))
