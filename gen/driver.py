@@ -87,6 +87,10 @@ class Driver:
         if status["error"]:
             raise ProgramError(await self.read("error_code"), await self.read("error_address"))
 
+    async def abort(self):
+        """Stop the program that runs; ``run`` then raises ProgramError with ABORTED."""
+        await self.write("control", 1 << _lsb("control", "abort"))
+
     async def counters(self):
         """Performance counters of the last program, by name."""
         return {name: await self.read(f"count_{name}_low") | await self.read(f"count_{name}_high") << 32

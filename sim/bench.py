@@ -36,8 +36,15 @@ class RegisterTransport:
             await RisingEdge(self._top.irq)
 
 
+async def abort_later(driver, top, cycles):
+    """Stop the program some cycles on."""
+    await ClockCycles(top.clk, cycles)
+    await driver.abort()
+
+
 @cocotb.test()
 async def job(top):
+    """The job in the folder that the environment names."""
     folder = Path(os.environ["TILEWRIGHT_JOB"])
     job = json.loads((folder / "job.json").read_text())
     top.dump.value = 0
@@ -54,6 +61,8 @@ async def job(top):
     for i, run in enumerate(job["runs"]):
         (folder / "progress.json").write_text(json.dumps({"done": i}))
         await driver.configure([Region(*region) for region in run["regions"]], watchdog=job["watchdog"])
+        if run["abort_after"]:
+            cocotb.start_soon(abort_later(driver, top, run["abort_after"]))
         try:
             await driver.run(run["program"], run["arguments"])
             errors.append(None)

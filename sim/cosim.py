@@ -30,12 +30,16 @@ class SimulationError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One program: its offset in region 0, its arguments, and the regions as (base, size, writable)."""
+    """One program: its offset in region 0, its arguments, and the regions as (base, size, writable).
+
+    ``abort_after``: software stops it after so many cycles; 0: never.
+    """
 
     program: int
     arguments: tuple[int, ...]
     regions: tuple[tuple[int, int, bool], ...]
     label: str = ""
+    abort_after: int = 0
 
 
 @dataclass(frozen=True)
