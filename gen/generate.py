@@ -28,7 +28,7 @@ def build_top(config: AcceleratorConfig):
 
 
 def ports_of(component):
-    """The component's ports as they are called in Verilog: a list of name, direction and width; clock and reset first."""
+    """The component's ports as Verilog calls them: a list of name, direction and width, clock and reset first."""
     from amaranth.hdl import Value
     from amaranth.lib.wiring import In
     ports = [{"name": name, "direction": "input", "width": 1} for name in ("clk", "rst")]

@@ -50,8 +50,9 @@ def presets(as_json: JsonOption = False):
     from rich.console import Console
     from rich.table import Table
     table = Table()
-    columns = {"name": "name", "rows": "rows", "lanes": "lanes", "bus_width": "bus bits", "scratchpad_bytes": "scratchpad",
-               "vector_lanes": "vector lanes", "max_hidden": "hidden", "max_context": "context"}
+    columns = {"name": "name", "rows": "rows", "lanes": "lanes", "bus_width": "bus bits",
+               "scratchpad_bytes": "scratchpad", "vector_lanes": "vector lanes", "max_hidden": "hidden",
+               "max_context": "context"}
     for field, title in columns.items():
         table.add_column(title, justify="left" if field == "name" else "right")
     for c in configurations:
