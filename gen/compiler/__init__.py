@@ -1,0 +1,1 @@
+"""Compiler: memory plans, images and programs."""

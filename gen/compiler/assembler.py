@@ -1,0 +1,228 @@
+"""Programs: commands with registers and loops, and waits that follow from what commands touch."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from tilewright.hw.commands import (
+    COMMANDS,
+    NO_WAIT,
+    PATCHES,
+    REGISTERS,
+    Condition,
+    Opcode,
+    ScalarOp,
+    Unit,
+    encode,
+)
+from tilewright.hw.registers import ARGUMENTS
+
+from .footprint import Footprint, footprint
+
+__all__ = ["Program", "Dynamic", "Token", "MAX_WAIT", "STREAMS_AHEAD"]
+
+MAX_WAIT = NO_WAIT - 1
+STREAMS_AHEAD = 4
+"""STREAM commands that may be issued before the MATMULs that take their data: more could block the sequencer."""
+
+
+NO_MASK = 0xFFFF
+"""Value of ``valid`` beyond every row."""
+PLACES = {"scratch", "dest", "activation", "a", "b", "c", "d", "target", "scale", "result"}
+"""Fields that say where, not how much."""
+
+
+class Dynamic(NamedTuple):
+    """A field's value known at run time: register + ``base``, never more than ``maximum``.
+
+    For a size the maximum counts. For a place (``scratch``) it may be any of base, base + ``step``, ... maximum.
+    """
+
+    register: int
+    maximum: int
+    base: int = 0
+    step: int = 0
+
+
+class Token(NamedTuple):
+    """A unit's command in a program, to wait for."""
+
+    unit: Unit
+    index: int      # among the unit's commands, in program order
+    position: int   # among all commands
+
+
+@dataclass
+class _Command:
+    opcode: Opcode
+    values: dict
+    token: Token | None = None
+    footprint: Footprint | None = None
+
+
+@dataclass(eq=False)
+class Program:
+    """Builder of one program for ``config``.
+
+    Waits: a command waits for each earlier command of another unit that touches the same place (one of them writing),
+    with the largest count that is safe. Places are scratchpad groups, activation blocks and named parts of memory
+    (``reads``, ``writes``); fields given as ``Dynamic`` count with their maximum. ``after`` adds tokens by hand.
+    """
+
+    config: object
+    _commands: list = field(default_factory=list)
+    _issued: list = field(default_factory=lambda: [0] * len(Unit))
+    _finished: list = field(default_factory=lambda: [0] * len(Unit))
+    _names: dict = field(default_factory=dict)
+    _pending: list = field(default_factory=list)  # commands that may be unfinished here
+    _in_loop: bool = False
+
+    # Registers.
+
+    def argument(self, index, name):
+        """Name the register that holds argument ``index`` at the start."""
+        if not 0 <= index < ARGUMENTS:
+            raise ValueError(f"argument {index}: must be from 0 to {ARGUMENTS - 1}")
+        return self._name(name, index + 1)
+
+    def register(self, name):
+        """A register of that name, the same one for the same name."""
+        if name in self._names:
+            return self._names[name]
+        free = [r for r in range(1, REGISTERS) if r not in self._names.values()]
+        if not free:
+            raise ValueError(f"no register is left for {name!r}; in use: {', '.join(self._names)}")
+        return self._name(name, free[-1])  # arguments take the lowest
+
+    def release(self, *names):
+        """Give registers back for other names."""
+        for name in names:
+            del self._names[name]
+
+    def _name(self, name, register):
+        if register in self._names.values() or name in self._names:
+            raise ValueError(f"register {register} or name {name!r} is taken")
+        self._names[name] = register
+        return register
+
+    def scalar(self, op, rd, rs, immediate=0, rt=0):
+        """rd = rs op (rt + immediate); returns rd."""
+        self._append(_Command(Opcode.SCALAR, {"op": ScalarOp(op), "rd": rd, "rs": rs, "rt": rt,
+                                              "immediate": immediate & 0xFFFFFFFF}))
+        return rd
+
+    def set(self, rd, value):
+        """rd = value; returns rd."""
+        return self.scalar(ScalarOp.ADD, rd, 0, value)
+
+    # Commands.
+
+    def emit(self, opcode, *, reads=(), writes=(), after=(), **values):
+        """Append a unit's command and return its Token.
+
+        values : fields of ``hw.commands.COMMANDS``, integers or Dynamic; those left out are zero, ``valid`` no mask
+        reads, writes : names of parts of memory that the command reads or writes while others may do so
+        after : tokens to wait for beside those found
+        """
+        unit = Unit[opcode.name]
+        if opcode == Opcode.VECTOR:
+            values = {"valid": NO_MASK} | values
+        touched = self._footprint(opcode, values, frozenset(reads), frozenset(writes))
+        waits = list(after) + [c.token for c in self._pending
+                               if c.token.unit != unit and touched.conflicts(c.footprint)]
+        command = _Command(opcode, self._patched(opcode, values), footprint=touched)
+        for token in waits:
+            self._wait(command, token)
+        command.token = Token(unit, self._issued[unit], len(self._commands))
+        self._issued[unit] += 1
+        self._append(command)
+        self._pending = [c for c in self._pending if not self._is_finished(c.token)] + [command]
+        return command.token
+
+    def _footprint(self, opcode, values, reads, writes):
+        """Upper bound of what the command touches."""
+        largest = {name: v.maximum if isinstance(v, Dynamic) else v for name, v in values.items()}
+        result = footprint(self.config, opcode, largest, reads=reads, writes=writes)
+        for name in PLACES & values.keys():
+            if isinstance(values[name], Dynamic):
+                place = values[name]
+                for at in range(place.base, place.maximum, place.step):
+                    result |= footprint(self.config, opcode, largest | {name: at}, reads=reads, writes=writes)
+        return result
+
+    def end(self):
+        self._append(_Command(Opcode.END, {}))
+
+    def _append(self, command):
+        self._commands.append(command)
+
+    def _is_finished(self, token):
+        return token.index < self._finished[token.unit]
+
+    def _wait(self, command, token):
+        """Let ``command`` wait until ``token`` is finished."""
+        if self._is_finished(token):
+            return
+        count = min(self._issued[token.unit] - 1 - token.index, MAX_WAIT)
+        name = f"wait_{token.unit.name.lower()}"
+        command.values[name] = min(count, command.values.get(name, NO_WAIT))
+        self._finished[token.unit] = max(self._finished[token.unit], self._issued[token.unit] - count)
+
+    def _patched(self, opcode, values):
+        """Fields with Dynamic ones replaced by base and patch."""
+        result, patches = {}, 0
+        for name, value in values.items():
+            if not isinstance(value, Dynamic):
+                result[name] = value
+                continue
+            place = COMMANDS[opcode][name]
+            if place.lsb:
+                raise ValueError(f"{opcode.name}.{name} lies at bit {place.lsb}: only a word's low end takes a register")
+            if patches == PATCHES:
+                raise ValueError(f"{opcode.name}: more than {PATCHES} fields with registers")
+            result |= {name: value.base, f"patch{patches}_word": place.word, f"patch{patches}_register": value.register}
+            patches += 1
+        return result
+
+    # Loops.
+
+    @contextmanager
+    def loop(self, register):
+        """Repeat the commands inside; ``register`` counts down to zero and must not be zero before."""
+        if self._in_loop:
+            raise ValueError("loops do not nest")
+        first, self._in_loop = len(self._commands), True
+        yield
+        self._in_loop = False
+        self._order_iterations(self._commands[first:])
+        self._append(_Command(Opcode.BRANCH, {"condition": Condition.LOOP, "rs": register,
+                                              "distance": first - len(self._commands) & 0xFFFFFFFF}))
+
+    def _order_iterations(self, body):
+        """Waits of an iteration's commands for the previous one's, which ran them in the same order.
+
+        Counts within the loop and from before it hold in every iteration: more commands than counted can only have
+        been issued since.
+        """
+        units = [c for c in body if c.token]
+        for i, later in enumerate(units):
+            for j in range(i, len(units)):
+                earlier = units[j]
+                if earlier.token.unit == later.token.unit or not later.footprint.conflicts(earlier.footprint):
+                    continue
+                between = units[j + 1:] + units[:i]
+                count = sum(c.token.unit == earlier.token.unit for c in between)
+                name = f"wait_{earlier.token.unit.name.lower()}"
+                later.values[name] = min(count, MAX_WAIT, later.values.get(name, NO_WAIT))
+
+    # Result.
+
+    @property
+    def size(self):
+        """Commands so far."""
+        return len(self._commands)
+
+    def assemble(self):
+        """The program's bytes; it may be put anywhere on a multiple of 64."""
+        return np.array([encode(c.opcode, **c.values) for c in self._commands], "<u4").tobytes()
