@@ -165,15 +165,32 @@ def test_cache_that_is_a_file(model, tmp_path):
         fetch(model, tmp_path / FILE, tmp_path / "file", progress=False)
 
 
-def test_interrupt_leaves_nothing(model, cache, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+class Interrupted(BaseException):
+    """Stands for KeyboardInterrupt, which would end the test run where it escapes."""
 
-    (tmp_path / "given").write_bytes(wheel())
-    monkeypatch.setattr(module, "_problem", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fetch(model, tmp_path / "given", cache, progress=False)
-    assert not list(cache.iterdir())
+
+@pytest.mark.parametrize("content, stages", [(CONTENT, 2), (wheel(), 2)], ids=["verify, copy", "unpack, verify"])
+def test_interrupt_leaves_nothing(model, cache, tmp_path, monkeypatch, content, stages):
+    """Interrupted in each stage, with half of its bytes done."""
+    def half_of_the_last(reader, sink, *arguments):
+        nonlocal left
+        left -= 1
+        if left:
+            return pump(reader, sink, *arguments)
+        pump(io.BytesIO(reader.read(len(CONTENT) // 2)), sink, *arguments)
+        raise Interrupted
+
+    pump = module._pump
+    monkeypatch.setattr(module, "_pump", half_of_the_last)
+    (tmp_path / "given").write_bytes(content)
+    for stage in range(1, stages + 1):
+        left = stage
+        with pytest.raises(Interrupted):
+            fetch(model, tmp_path / "given", cache, progress=False)
+        assert not list(cache.iterdir())
+    left = stages + 1  # and those are all stages
+    fetch(model, tmp_path / "given", cache, progress=False)
+    assert left == 1 and fetched(cache)
 
 
 # From a server.

@@ -136,6 +136,20 @@ def test_order_of_operations(s, tables):
     np.testing.assert_array_equal(bits(got), bits(by_hand(s, w, x, tables)))
 
 
+def test_order_within_rms_norm(tables, monkeypatch):
+    """8 bits hide which product is taken first, so this looks at what enters the quantiser."""
+    s = SHAPES[0]
+    w, x = random_case(s, 50)
+    monkeypatch.setattr(a8, "quantise", lambda values, block: values)
+    h = layer.rms_norm(x, w.attn_norm, s, tables)
+    partial = sum(np.split(x * x, s.hidden // 32, axis=1))
+    while partial.shape[1] > 1:
+        partial = np.add(*np.split(partial, 2, axis=1))
+    r = functions.evaluate(tables["rsqrt"], partial * np.float32(1 / s.hidden) + np.float32(s.norm_eps))
+    np.testing.assert_array_equal(bits(h), bits(x * r * w.attn_norm))
+    assert (h != x * w.attn_norm * r).any()
+
+
 @each_shape
 def test_close_to_float64(s, tables):
     w, x = random_case(s, 40)
