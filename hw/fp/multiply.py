@@ -24,8 +24,8 @@ class FP32Multiply(wiring.Component):
     valid travels beside the data.
 
     The significand product is 18 x 18, two 18 x 6 and one 6 x 6. ``dsps`` of them, the largest first, are 18 x 18
-    multipliers; the others are shifted rows in logic. On ECP5 (LUTs counted with 2 a CCU2C):
-    4 multipliers 0 LUT, 3 about 45, 2 about 260, 1 about 480 on top.
+    multipliers; the others are shifted rows in logic. On ECP5 (a CCU2C counted as 2 LUTs) the unit takes 235 LUTs with
+    4 multipliers, 325 with 3, 550 with 2, 770 with 1.
 
     Parameters
     ----------
