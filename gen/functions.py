@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+
 from tilewright.hw.tables import C1_BITS, C2_BITS, K_BITS, WINDOW, FunctionTable
 
 __all__ = ["Definition", "DEFINITIONS", "fit", "function_tables"]
@@ -113,7 +114,7 @@ _NODES = np.array([8780, 65536, 122292], dtype=np.int64)
 _POINTS = np.concatenate([_EVEN, _NODES])
 _LIMIT1, _LIMIT2 = 1 << C1_BITS - 1, 1 << C2_BITS - 1
 _LARGEST = (1 << 27) - (1 << 10)   # |p0| stays below 2^27 between the points too
-_SMALLEST = (1 << 23) + (1 << 16)  # and a result's leading bit is one of four: the hardware normalises no further
+_SMALLEST = (1 << 25) + (1 << 12)  # and above 2^25: the hardware normalises by one place
 _INFINITE = (1 << 26, 0, 0, 127)
 _ZERO = (0, 0, 0, 0)
 

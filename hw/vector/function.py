@@ -10,7 +10,7 @@ from ..tables import C0_BITS, C1_BITS, C2_BITS, K_BITS, WINDOW, X_BITS, Y_BITS
 __all__ = ["TableFunction", "check_table"]
 
 U_BITS = 17
-LEADING_BITS = 4   # places a result's leading bit may have (check_table): that saves most of a normaliser
+LEADING_BITS = 2   # places that the leading one of p0 may have (check_table): the normaliser needs no more
 P0_BITS = C0_BITS - 1
 BIAS = 127
 FIELD_BITS = 11    # exponent + y + 127, and what normalising takes away
@@ -38,7 +38,7 @@ def check_table(table):
             refuse(f"a descriptor asks for 2^{k} segments from {base} on; there are {segments}")
     for j, row in enumerate(zip(table.c0, table.c1, table.c2, strict=True)):
         if any(row) and not _in_range(*row):
-            refuse(f"segment {j}: |p1| must be below 2^17, and p0 zero or of one sign with 2^23 <= |p0| < 2^27")
+            refuse(f"segment {j}: |p1| must be below 2^17, and p0 zero or of one sign with 2^25 <= |p0| < 2^27")
 
 
 def _in_range(c0, c1, c2):
@@ -99,7 +99,7 @@ class TableFunction(wiring.Component):
     @property
     def delay(self):
         """Cycles from ``x`` to ``o``."""
-        return 12 if self._tables else 1
+        return 13 if self._tables else 1
 
     def elaborate(self, platform):
         m = Module()
@@ -135,9 +135,7 @@ class TableFunction(wiring.Component):
         exponent = _delayed(m, _delayed(m, descriptor.exponent, 6, name="exponent") + start.y, name="exponent")
         sign = _delayed(m, start.sign, 2, name="sign")
 
-        # Cycle 10: bring the leading bit to the top.
-        fraction, field = self._build_normalise(m, magnitude, exponent)
-        self._build_result(m, fraction, field, sign)
+        self._build_result(m, magnitude, exponent, sign)
         return m
 
     def _build_rom(self, m, name, fields, rows):
@@ -172,17 +170,31 @@ class TableFunction(wiring.Component):
         fraction = Mux(below, 0, fraction | above.replicate(23))
         return descriptor, _delayed(m, fraction, 2, name="fraction")
 
-    def _build_normalise(self, m, magnitude, exponent):
-        """Fraction and exponent field (signed; zero for a zero) in cycle 11."""
-        fraction, field = Signal(23, reset_less=True), Signal(signed(FIELD_BITS), reset_less=True)
-        m.d.sync += field.eq(0)
-        for n in reversed(range(LEADING_BITS)):
-            with m.If(magnitude[-1 - n]):
-                m.d.sync += [fraction.eq((magnitude << n)[P0_BITS - 24:P0_BITS - 1]), field.eq(exponent - n)]
-        return fraction, field
+    def _build_result(self, m, magnitude, exponent, sign):
+        """Word from cycle 10 on: a magnitude that is zero or has its leading one in one of two places."""
+        # Cycle 10: bring the leading one to the top.
+        high = magnitude[-1]
+        fraction = _delayed(m, Mux(high, magnitude, magnitude << 1)[P0_BITS - 24:P0_BITS - 1], name="fraction")
+        field = Signal(signed(FIELD_BITS), reset_less=True)
+        m.d.sync += field.eq(exponent - ~high)
+        zero = _delayed(m, ~magnitude[-LEADING_BITS:].any(), name="zero")
+
+        # Cycle 11: overflow, underflow, NaN.
+        nan = _delayed(m, self.x[23:31].all() & self.x[:23].any(), 11, name="nan")
+        small = zero | field[-1] | ~field.any()
+        large = ~zero & ~field[-1] & (field[8:-1].any() | field[:8].all())
+        field = _delayed(m, field[:8] & ~small.replicate(8) | (large | nan).replicate(8), name="field")
+        fraction = _delayed(m, fraction, name="fraction")
+        keep, quiet = _delayed(m, ~(small | large | nan), name="keep"), _delayed(m, nan, name="quiet")
+        sign = _delayed(m, sign & ~nan, name="sign")
+
+        # Cycle 12: the result, or the operand as it was.
+        fraction = fraction & keep.replicate(23) | Cat(C(0, 22), quiet)
+        unchanged = _delayed(m, self.select == 0, 12, name="unchanged")
+        m.d.sync += self.o.eq(Mux(unchanged, self._build_operand(m), Cat(fraction, field, sign)))
 
     def _build_operand(self, m):
-        """The operand in cycle 11; it waits in a ring of LUT RAM, each entry read just before it is rewritten."""
+        """The operand in cycle 12; it waits in a ring of LUT RAM, each entry read just before it is rewritten."""
         ring = self.delay - 2
         m.submodules.waiting = waiting = memory.Memory(shape=32, depth=ring, init=[])
         read, write = waiting.read_port(domain="comb"), waiting.write_port()
@@ -190,14 +202,3 @@ class TableFunction(wiring.Component):
         m.d.sync += position.eq(Mux(position == ring - 1, 0, position + 1))
         m.d.comb += [read.addr.eq(position), write.addr.eq(position), write.data.eq(self.x), write.en.eq(1)]
         return _delayed(m, read.data, name="operand")
-
-    def _build_result(self, m, fraction, field, sign):
-        """Cycle 11: overflow, underflow, NaN and the operand that goes through unchanged."""
-        operand = self._build_operand(m)
-        unchanged = _delayed(m, self.select == 0, self.delay - 1, name="unchanged")
-        nan = operand[23:31].all() & operand[:23].any()
-        small = field[-1] | ~field.any()
-        large = ~field[-1] & (field[8:-1].any() | field[:8].all())
-        result = Cat(fraction & ~(small | large).replicate(23), (field[:8] | large.replicate(8)) & ~small.replicate(8),
-                     sign)
-        m.d.sync += self.o.eq(Mux(unchanged, operand, Mux(nan, QUIET_NAN, result)))
