@@ -1,0 +1,69 @@
+# Everything happens in a virtual environment of its own; `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+HISTORY := tests/synth/history.csv
+BUDGETS := tests/synth/budgets.toml
+
+# Without Icarus its tests are left out, and said so.
+ICARUS := $(shell command -v iverilog)
+ifeq ($(ICARUS),)
+LEFT_OUT := and not icarus
+endif
+
+.PHONY: help setup run test test-all bench synth docs lint clean left-out
+
+help:
+	@echo "make setup     install into $(VENV)"
+	@echo "make run       generate, compile, simulate and compare a layer of a real model"
+	@echo "make test      lint and the quick tests"
+	@echo "make test-all  the slow tests and synthesis against the area budgets"
+	@echo "make bench     measure cycles and bandwidth of the presets"
+	@echo "make synth     area of units and presets on Lattice ECP5, against their budgets"
+	@echo "make docs      write docs/commands.md anew"
+	@echo "make lint      ruff"
+	@echo "make clean     remove what was built, but not $(VENV)"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[sim,test]'
+	touch $@
+
+run: $(STAMP)
+	$(BIN)/tilewright run
+
+bench: $(STAMP)
+	$(BIN)/tilewright bench
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+test: lint left-out
+	$(BIN)/pytest -n $(WORKERS) -m 'not slow $(LEFT_OUT)'
+
+test-all: synth left-out
+	$(BIN)/pytest -n $(WORKERS) -m 'slow $(LEFT_OUT)'
+
+left-out: $(STAMP)
+ifeq ($(ICARUS),)
+	@echo "************************************************************************"
+	@echo "WARNING: no iverilog on PATH (apt-get install iverilog). NOT TESTED:"
+	@$(BIN)/pytest -q --collect-only -m icarus | grep '::' || true
+	@echo "************************************************************************"
+endif
+
+synth: $(STAMP)
+	$(BIN)/tilewright synth --budgets $(BUDGETS) --history $(HISTORY)
+
+docs: $(STAMP)
+	$(BIN)/python -m tilewright.gen.command_document docs/commands.md
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
