@@ -1,0 +1,132 @@
+"""The shared read port: bursts of several requestors on one AXI read channel."""
+
+from amaranth.hdl import Array, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from ..ports import AxiRead, BeatRead, region_layout
+from ..registers import REGIONS
+
+__all__ = ["ReadPort"]
+
+PAGE_LOG = 12
+
+
+class ReadPort(wiring.Component):
+    """Checks bursts against their region, issues them, and hands the beats back in order.
+
+    Requestor 0 goes first, then 1, and so on: the rare requestors stand before the one that would take everything.
+    A requestor holds its request until it is accepted, or drops ``request_valid`` for at least a cycle to take it back.
+    A burst is accepted every 3 cycles at most, so bursts of 3 beats and more keep the bus busy.
+    Latency: 3 cycles from request to ARVALID, 1 cycle from R to the requestor. RREADY is always high.
+
+    ``abort`` stops it: nothing new is issued (an ARVALID that is up stays up until ARREADY), and the beats outstanding
+    are dropped. It works again when ``abort`` is low and ``idle`` was high; requestors are reset meanwhile.
+
+    Parameters
+    ----------
+    requestors : int
+    address_width, width : int   of the AXI channel, bits
+    outstanding : int            bursts outstanding at most
+
+    Members
+    -------
+    requests : In(BeatRead), array    a request's region number from REGIONS on is outside of all regions
+    regions : In(region_layout)       stable while bursts are requested
+    axi : Out(AxiRead)
+    abort : In(1), idle : Out(1)      stop; no burst outstanding and no beat on its way
+    beat : Out(1)                     a beat was received on R
+    stalled : Out(1)                  bursts are outstanding and RVALID is low
+    """
+
+    def __init__(self, *, requestors, address_width, width, outstanding):
+        for name, value in (("requestors", requestors), ("outstanding", outstanding)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value!r}")
+        if address_width <= PAGE_LOG:
+            raise ValueError(f"address_width must be more than {PAGE_LOG}, not {address_width!r}")
+        self._requestors, self._outstanding = requestors, outstanding
+        self._address_width, self._width = address_width, width
+        super().__init__({
+            "requests": In(BeatRead(width=width)).array(requestors),
+            "regions": In(region_layout(address_width)),
+            "axi": Out(AxiRead(address_width=address_width, width=width)),
+            "abort": In(1), "idle": Out(1), "beat": Out(1), "stalled": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        axi = self.axi
+        m.submodules.owners = owners = SyncFIFO(width=max(1, (self._requestors - 1).bit_length()),
+                                                depth=self._outstanding)
+        stopping = Signal()   # from abort until everything outstanding has come
+        stopped = Signal()
+        m.d.comb += stopped.eq(self.abort | stopping)
+        m.d.sync += stopping.eq(stopped & ~self.idle)
+
+        arrived = Signal()
+        m.d.comb += [
+            axi.rready.eq(1), self.beat.eq(axi.rvalid), owners.r_en.eq(axi.rvalid & axi.rlast),
+            self.stalled.eq(owners.r_rdy & ~axi.rvalid),
+            self.idle.eq(~axi.arvalid & ~owners.r_rdy & ~arrived),
+        ]
+        with m.If(axi.arready):
+            m.d.sync += axi.arvalid.eq(0)
+        self._build_request(m, owners, stopped)
+
+        # Beats back to their owner
+        data, error = Signal(self._width, reset_less=True), Signal(reset_less=True)
+        owner = Signal(range(self._requestors), reset_less=True)
+        m.d.sync += [arrived.eq(axi.rvalid), data.eq(axi.rdata), error.eq(axi.rresp != 0), owner.eq(owners.r_data)]
+        for i, port in enumerate(self.requests):
+            m.d.comb += [port.beat_valid.eq(arrived & (owner == i) & ~stopped), port.beat.eq(data),
+                         port.beat_error.eq(error)]
+        return m
+
+    def _build_request(self, m, owners, stopped):
+        """Choose, check, answer: one cycle each."""
+        axi, beat_log = self.axi, (self._width // 8).bit_length() - 1
+        chosen = Signal(range(self._requestors))
+        gone = Signal()       # the request in work was taken back
+        m.d.comb += gone.eq(stopped | ~Array(port.request_valid for port in self.requests)[chosen])
+        region, offset, beats = Signal(3), Signal(32), Signal(9)
+        with m.FSM():
+            with m.State("CHOOSE"):
+                for i, port in reversed(list(enumerate(self.requests))):
+                    with m.If(port.request_valid):
+                        m.d.sync += [chosen.eq(i), region.eq(port.request_region), offset.eq(port.request_offset),
+                                     beats.eq(port.request_beats)]
+                        m.next = "CHECK"
+                with m.If(stopped):
+                    m.next = "CHOOSE"
+            with m.State("CHECK"):
+                # A burst stays in its 4 KiB page, so pages compare apart from the offset of the burst's end in its page.
+                base, size = Signal(self._address_width), Signal(32)
+                m.d.comb += [base.eq(Array(entry.base for entry in self.regions)[region]),
+                             size.eq(Array(entry.size for entry in self.regions)[region])]
+                page, size_page = offset[PAGE_LOG:], size[PAGE_LOG:]
+                end = Signal(PAGE_LOG + 1)
+                before, same, address = Signal(), Signal(), Signal(self._address_width)
+                rest = Signal(PAGE_LOG)
+                m.d.sync += [
+                    before.eq((page < size_page) & (region < REGIONS)), same.eq((page == size_page) & (region < REGIONS)),
+                    end.eq(offset[:PAGE_LOG] + (beats << beat_log)), rest.eq(size[:PAGE_LOG]),
+                    address.eq(base + offset),
+                ]
+                m.next = "ANSWER"
+                with m.If(gone):
+                    m.next = "CHOOSE"
+            with m.State("ANSWER"):
+                inside, answer = Signal(), Signal()
+                m.d.comb += [
+                    inside.eq(before | (same & (end <= rest))),
+                    answer.eq(~gone & (~inside | (owners.w_rdy & (~axi.arvalid | axi.arready)))),
+                    owners.w_data.eq(chosen), owners.w_en.eq(answer & inside),
+                ]
+                for i, port in enumerate(self.requests):
+                    m.d.comb += [port.request_ready.eq(answer & (chosen == i)), port.fault.eq(answer & ~inside)]
+                with m.If(answer & inside):
+                    m.d.sync += [axi.arvalid.eq(1), axi.araddr.eq(address), axi.arlen.eq(beats - 1)]
+                with m.If(answer | gone):
+                    m.next = "CHOOSE"

@@ -1,0 +1,101 @@
+"""The FP32 scratchpad: one block RAM of groups, one group read and one written a cycle."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In
+
+from ..ports import SCRATCH_ADDRESS_WIDTH, ScratchRead, ScratchWrite
+
+__all__ = ["Scratchpad"]
+
+READERS = 2
+WRITERS = 3
+
+
+class Scratchpad(wiring.Component):
+    """Memory of ``groups`` groups of ``width`` bits, shared by two readers and three writers.
+
+    Latency: read data comes ``delay`` cycles after its request was taken. A read taken at least ``write_delay`` cycles
+    after a write was taken returns it. Throughput: one read and one write a cycle.
+
+    What a read returns that is taken together with, or in the cycle after, a write to the same group is undefined:
+    units never do that, as programs wait for the writer's command before they issue the reader's.
+
+    Parameters
+    ----------
+    groups : int    a power of two, at most 2^16
+    width : int     bits of a group, a multiple of 32
+
+    Members
+    -------
+    readers : In(ScratchRead), array of 2     take turns when both ask
+    writers : In(ScratchWrite), array of 3    the first one asking wins; writer 0 is always taken
+    """
+
+    delay = 2
+    write_delay = 2
+
+    def __init__(self, *, groups, width):
+        if not (2 <= groups <= 1 << SCRATCH_ADDRESS_WIDTH and groups & (groups - 1) == 0):
+            raise ValueError(f"groups must be a power of two from 2 to {1 << SCRATCH_ADDRESS_WIDTH}, not {groups!r}")
+        if width <= 0 or width % 32:
+            raise ValueError(f"width must be a positive multiple of 32, not {width!r}")
+        self._groups = groups
+        self._width = width
+        super().__init__({
+            "readers": In(ScratchRead(width=width)).array(READERS),
+            "writers": In(ScratchWrite(width=width)).array(WRITERS),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        # no_rw_check: see the class on reads that meet a write.
+        m.submodules.memory = store = memory.Memory(
+            shape=self._width, depth=self._groups, init=[], attrs={"no_rw_check": 1})
+        self._build_read(m, store.read_port())
+        self._build_write(m, store.write_port(granularity=32))
+        return m
+
+    def _outside(self, address):
+        return address[self._groups.bit_length() - 1:].any()
+
+    def _build_read(self, m, port):
+        first, second = self.readers
+        turn = Signal()                     # the reader that wins when both ask
+        owner = [Signal(READERS, name=f"owner_{i}") for i in ("memory", "output")]
+        fault = [Signal(name=f"fault_{i}") for i in ("memory", "output")]
+        output = Signal(self._width, reset_less=True)
+        m.d.comb += [
+            first.ready.eq(~(second.valid & turn)),
+            second.ready.eq(~first.valid | turn),
+            port.addr.eq(Mux(second.valid & second.ready, second.address, first.address)),
+        ]
+        taken = Cat(reader.valid & reader.ready for reader in self.readers)
+        with m.If(taken.any()):
+            m.d.sync += turn.eq(taken[0])
+        # Stage 1: memory. Stage 2: its output register.
+        m.d.sync += [
+            owner[0].eq(taken), fault[0].eq(self._outside(port.addr)),
+            owner[1].eq(owner[0]), fault[1].eq(fault[0]),
+            output.eq(port.data),
+        ]
+        for i, reader in enumerate(self.readers):
+            m.d.comb += [reader.data.eq(output), reader.data_valid.eq(owner[1][i]),
+                         reader.fault.eq(owner[1][i] & fault[1])]
+
+    def _build_write(self, m, port):
+        # The winner is registered before the memory, which lies far from the writers.
+        enable = Signal()
+        mask, data = Signal.like(port.en), Signal.like(port.data, reset_less=True)
+        address = Signal.like(port.addr, reset_less=True)
+        m.d.comb += [port.addr.eq(address), port.data.eq(data), port.en.eq(Mux(enable, mask, 0))]
+        m.d.sync += enable.eq(0)
+        for i, writer in enumerate(self.writers):
+            outside = self._outside(writer.address)
+            chosen = writer.valid & writer.ready
+            m.d.comb += [writer.ready.eq(~Cat(earlier.valid for earlier in self.writers[:i]).any()),
+                         writer.fault.eq(chosen & outside)]
+            with m.If(chosen):
+                m.d.sync += [address.eq(writer.address), data.eq(writer.data), mask.eq(writer.mask),
+                             enable.eq(~outside)]
+        return m
