@@ -34,13 +34,14 @@ PLACES = {"scratch", "dest", "activation", "a", "b", "c", "d", "target", "scale"
 
 
 class Dynamic(NamedTuple):
-    """A field's value known at run time: register + ``base``, never more than ``maximum``.
+    """A field's value known at run time: register + ``base``.
 
-    For a size the maximum counts. For a place (``scratch``) it may be any of base, base + ``step``, ... maximum.
+    Waits count with ``maximum`` for a size, and with base, base + ``step``, ... ``maximum`` for a place in the scratchpad
+    or the activation buffer. Offsets in memory need no maximum.
     """
 
     register: int
-    maximum: int
+    maximum: int = 0
     base: int = 0
     step: int = 0
 

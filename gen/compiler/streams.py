@@ -1,0 +1,42 @@
+"""Weight streams: issued as far ahead of their MATMULs as the queues allow."""
+
+from collections import deque
+
+from tilewright.hw.commands import Opcode
+
+from .assembler import STREAMS_AHEAD
+
+__all__ = ["Streams"]
+
+
+class Streams:
+    """STREAM commands in the order in which MATMULs take their data.
+
+    Each is issued as soon as fewer than ``STREAMS_AHEAD`` others wait for their MATMULs, at the latest before its own.
+    """
+
+    def __init__(self, program):
+        self._program = program
+        self._planned = deque()
+        self._ahead = deque()  # MATMULs that still have to take data, for each STREAM issued
+
+    def plan(self, *, matmuls=1, reads=(), **values):
+        """Add a STREAM that the next ``matmuls`` MATMULs share."""
+        self._planned.append((matmuls, reads, values))
+
+    def pump(self):
+        """Issue what may be issued now."""
+        while self._planned and len(self._ahead) < STREAMS_AHEAD:
+            matmuls, reads, values = self._planned.popleft()
+            self._program.emit(Opcode.STREAM, reads=reads, **values)
+            self._ahead.append(matmuls)
+
+    def matmul(self, **values):
+        """Issue a MATMUL that takes from the first STREAM not used up."""
+        if not self._ahead:
+            self.pump()
+        token = self._program.emit(Opcode.MATMUL, **values)
+        self._ahead[0] -= 1
+        if not self._ahead[0]:
+            self._ahead.popleft()
+        return token
