@@ -6,7 +6,7 @@ import numpy as np
 
 from tilewright.hw.commands import NO_WAIT, Unit
 
-__all__ = ["Access", "Conflict", "HazardTracker", "intervals"]
+__all__ = ["Access", "HazardError", "HazardTracker", "intervals"]
 
 
 class Access(NamedTuple):
@@ -17,7 +17,7 @@ class Access(NamedTuple):
     ranges: np.ndarray  # [n, 2] first and end, sorted and disjoint
 
 
-class Conflict(Exception):
+class HazardError(Exception):
     """Two commands of different units touch the same place, one of them writes, and no wait orders them."""
 
 
@@ -76,7 +76,7 @@ class HazardTracker:
         self._consumed[stream_index] = self.issued[Unit.MATMUL]
 
     def issue(self, unit, offset, accesses):
-        """Check a command against everything that may be unfinished, then add it; raises Conflict."""
+        """Check a command against everything that may be unfinished, then add it; raises HazardError."""
         for other in self._pending:
             if other.unit == unit:
                 continue
@@ -86,8 +86,8 @@ class HazardTracker:
                         continue
                     place = _overlap(mine.ranges, theirs.ranges)
                     if place is not None:
-                        raise Conflict(f"{unit.name} {'writes' if mine.write else 'reads'} {mine.space} at {place}, which "
-                                       f"{other.unit.name} at offset {other.offset:#x} "
-                                       f"{'writes' if theirs.write else 'reads'} and may not have finished")
+                        verbs = ["writes" if access.write else "reads" for access in (mine, theirs)]
+                        raise HazardError(f"{unit.name} {verbs[0]} {mine.space} at {place}, which {other.unit.name} at "
+                                          f"offset {other.offset:#x} {verbs[1]} and may not have finished")
         self._pending.append(_Pending(unit, self.issued[unit], offset, tuple(accesses)))
         self.issued[unit] += 1

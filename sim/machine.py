@@ -1,7 +1,7 @@
 """Functional model of the accelerator at command level: strict program order, every misuse an error.
 
-It is stricter than hardware. Beside what hardware reports (ErrorCode) it refuses what hardware would silently get wrong:
-data never written, streams out of step, commands that no wait orders, streams that would dead-lock.
+It is stricter than hardware. Beside what hardware reports (ErrorCode) it refuses what hardware would silently get
+wrong: data never written, streams out of step, commands that no wait orders, streams that would dead-lock.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ from tilewright.hw.registers import ARGUMENTS, REGIONS, ErrorCode
 from tilewright.sim.golden.functions import table_from
 from tilewright.sim.golden.matmul import linear
 
-from .hazards import Access, Conflict, HazardTracker, intervals
+from .hazards import Access, HazardError, HazardTracker, intervals
 from .transfers import transfer
 from .vector_unit import vector
 
@@ -40,7 +40,7 @@ UNIT_QUEUE = 4
 class MachineError(Exception):
     """A program that went wrong.
 
-    ``code`` is the ErrorCode that hardware reports, or None where hardware would not notice. ``offset`` is the command's.
+    ``code`` is the ErrorCode that hardware reports, or None where hardware would not notice; ``offset`` the command's.
     """
 
     def __init__(self, message, *, code=None, offset=None):
@@ -114,7 +114,8 @@ class Machine:
     def run(self, program=0, arguments=(), *, limit=1_000_000):
         """Run the program at offset ``program`` of region 0 to its END; ``trace`` then holds what was issued.
 
-        What an earlier run left in the scratchpad and the activation buffer counts as never written. Raises MachineError.
+        What an earlier run left in the scratchpad and the activation buffer counts as never written.
+        Raises MachineError.
         """
         self.scratchpad.written[:] = False
         self.activation.written[:] = False
@@ -131,8 +132,8 @@ class Machine:
         except MachineError as error:
             error.offset = offset
             raise
-        except Conflict as conflict:
-            raise MachineError(str(conflict), offset=offset) from None
+        except HazardError as hazard:
+            raise MachineError(str(hazard), offset=offset) from None
 
     def fail(self, message, code=None):
         raise MachineError(message, code=code)

@@ -18,9 +18,12 @@ def transfer(machine, fields, *, store):
                      ErrorCode.BAD_FIELD)
     element = Element(fields["element"]) if store else Element.ROW
     plane, row = np.arange(fields["planes"])[:, None], np.arange(fields["rows"])
-    far = fields["offset"] + plane * _signed(fields["plane_stride"]) + row * _signed(fields["row_stride"])
-    near = fields["scratch"] + plane * _signed(fields["scratch_plane_stride"]) + row * _signed(fields["scratch_row_stride"])
-    far, near = far.ravel(), near.ravel()
+
+    def places(first, strides):
+        return (fields[first] + plane * _signed(fields[f"{strides}plane_stride"])
+                + row * _signed(fields[f"{strides}row_stride"])).ravel()
+
+    far, near = places("offset", ""), places("scratch", "scratch_")
     if element != Element.ROW:
         return _store_elements(machine, fields, element, far, near)
     beat, count = machine.config.bus_bytes, fields["count"]

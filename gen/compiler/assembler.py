@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
 from tilewright.hw.commands import (
     COMMANDS,
     NO_WAIT,
@@ -36,8 +37,8 @@ PLACES = {"scratch", "dest", "activation", "a", "b", "c", "d", "target", "scale"
 class Dynamic(NamedTuple):
     """A field's value known at run time: register + ``base``.
 
-    Waits count with ``maximum`` for a size, and with base, base + ``step``, ... ``maximum`` for a place in the scratchpad
-    or the activation buffer. Offsets in memory need no maximum.
+    Waits count with ``maximum`` for a size, and with base, base + ``step``, ... ``maximum`` for a place in the
+    scratchpad or the activation buffer. Offsets in memory need no maximum.
     """
 
     register: int
@@ -179,7 +180,7 @@ class Program:
                 continue
             place = COMMANDS[opcode][name]
             if place.lsb:
-                raise ValueError(f"{opcode.name}.{name} lies at bit {place.lsb}: only a word's low end takes a register")
+                raise ValueError(f"{opcode.name}.{name} lies at bit {place.lsb}: a register is added at bit 0")
             if patches == PATCHES:
                 raise ValueError(f"{opcode.name}: more than {PATCHES} fields with registers")
             result |= {name: value.base, f"patch{patches}_word": place.word, f"patch{patches}_register": value.register}

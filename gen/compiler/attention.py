@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from tilewright.hw.commands import Dest, Operand, Reduce
 from tilewright.hw.config import BLOCK
 
@@ -30,8 +31,8 @@ class _Unit:
 def attention(b):
     """Softmax(q K) V of all heads, quantised for o_proj.
 
-    The array works ``probability_slots`` - 1 units ahead with scores, so that softmax runs under later matmuls. A step's
-    vector work is issued behind the next step's MATMUL, unless that one needs its result or its place.
+    The array works ``probability_slots`` - 1 units ahead with scores, so that softmax runs under later matmuls. A
+    step's vector work is issued behind the next step's MATMUL, unless that one needs its result or its place.
     """
     units = _units(b)
     ahead, waiting = b.plan.probability_slots - 1, None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from tilewright.hw.commands import Dest, Opcode, Operand, Reduce, ScalarOp
 from tilewright.hw.config import BLOCK
 
@@ -92,7 +93,7 @@ class LayerBuilder:
         return 1 + self.config.functions.index(name)
 
     def pieces(self, n, last):
-        """Cut n outputs in two at a tile's border, with at least ``last`` in the second piece: [(first, count), ...]."""
+        """Cut n outputs in two at a tile's border, at least ``last`` in the second piece: [(first, count), ...]."""
         cut = (n - last) // self.config.lanes * self.config.lanes
         return [(0, n)] if cut <= 0 else [(0, cut), (cut, n - cut)]
 
@@ -117,7 +118,8 @@ class LayerBuilder:
         at, shape = self.plan.scratch, self.shape
         self.vector(shape.hidden, self.tokens, a=at["x"], a_stride=self.hidden, square=1, reduce=Reduce.SUM,
                     result=at["sum"], result_stride=1)
-        self.vector(1, self.tokens, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / shape.hidden),
+        self.vector(1, self.tokens, a=at["sum"], a_stride=1,
+                    b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / shape.hidden),
                     c_kind=Operand.IMMEDIATE, c_immediate=fp32(shape.norm_eps), function=self.function("rsqrt"),
                     dest=Dest.FP32, target=at["inverse"], target_stride=1)
         self.vector(shape.hidden, self.tokens, a=at["x"], a_stride=self.hidden, b_kind=Operand.ROW, b=at["inverse"],

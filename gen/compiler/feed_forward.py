@@ -47,8 +47,8 @@ def feed_forward(b):
 
 def _gate(b, i, first, count, size):
     gate, stride = b.plan.scratch["gate_up"] + 2 * (i % 2) * size, b.groups(count)
-    b.vector(count, b.tokens, a=gate, a_stride=stride, function=b.function("silu"), d_kind=Operand.STREAM, d=gate + size,
-             d_stride=stride, dest=Dest.ACTIVATION, target=b.plan.activation["gated"] + first)
+    b.vector(count, b.tokens, a=gate, a_stride=stride, function=b.function("silu"), d_kind=Operand.STREAM,
+             d=gate + size, d_stride=stride, dest=Dest.ACTIVATION, target=b.plan.activation["gated"] + first)
 
 
 def _store(b, first, count):

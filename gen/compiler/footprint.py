@@ -25,7 +25,8 @@ class Footprint:
     def conflicts(self, other):
         """Whether the order of the two commands matters."""
         return bool(
-            self.scratch_writes & (other.scratch_reads | other.scratch_writes) | self.scratch_reads & other.scratch_writes
+            self.scratch_writes & (other.scratch_reads | other.scratch_writes)
+            | self.scratch_reads & other.scratch_writes
             | self.activation_writes & (other.activation_reads | other.activation_writes)
             | self.activation_reads & other.activation_writes
             or self.memory_writes & (other.memory_reads | other.memory_writes)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from tilewright.hw.config import BLOCK
 
 from .plan import FFN_CHUNK, ceil_to

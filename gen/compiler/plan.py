@@ -11,7 +11,7 @@ from tilewright.hw.config import BLOCK
 __all__ = ["Item", "pack", "ceil_to", "LayerPlan", "plan_layer", "check_layer", "FFN_CHUNK"]
 
 FFN_CHUNK = 64
-"""Outputs of gate_proj and up_proj computed before SiLU runs over them: whole A8 blocks and whole tiles of any build."""
+"""Outputs of gate_proj and up_proj computed before SiLU runs over them: whole A8 blocks, whole tiles of any build."""
 
 
 def ceil_to(value, step):
@@ -144,8 +144,8 @@ def check_layer(config, shape, context):
         if value > getattr(config, limit):
             yield f"{what} = {value}: is {value - getattr(config, limit)} more than {limit} = {getattr(config, limit)}"
     if shape.head_dim % config.group_words:
-        yield (f"head_dim = {shape.head_dim}: must be a multiple of the {config.group_words} words of a scratchpad group; "
-               f"take a narrower bus_width")
+        yield (f"head_dim = {shape.head_dim}: must be a multiple of the {config.group_words} words of a scratchpad "
+               f"group; take a narrower bus_width")
 
 
 def plan_layer(config, shape, context, *, decode):
