@@ -1,0 +1,223 @@
+"""Block accumulation: scales the array's block sums and adds them up in FP32."""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from ..fp.add import FP32Add
+from ..fp.scaled import ScaledSum
+from .array import SUM_WIDTH, PeArray
+
+__all__ = ["ONE", "block_job", "AccumulateLane", "BlockAccumulate"]
+
+ONE = 0x3C00
+"""FP16 1.0, the weight scale of a stream without scales."""
+
+
+def block_job(*, rows, blocks):
+    """Layout of what goes with a block's last beat: ``first`` and ``last`` block of its tile, ``scaled``, the last row in
+    use, the block of row scales in the activation buffer."""
+    return data.StructLayout({
+        "first": 1, "last": 1, "scaled": 1, "last_row": range(rows), "scale_block": range(blocks)})
+
+
+class AccumulateLane(wiring.Component):
+    """One FP32 lane: acc = add(acc, sum * activation scale * weight scale), with ``entries`` accumulators.
+
+    Latency: ``delay`` cycles from ``sum`` to ``o``. The step's accumulator is named ``read_delay`` cycles after ``sum`` for
+    reading and together with ``o`` for writing, so one that was used can be used again ``spacing`` cycles later.
+    Throughput: one sum a cycle. Flow control: none.
+
+    Parameters
+    ----------
+    entries : int   accumulators, a power of two
+
+    Members
+    -------
+    sum, code, weight_scale : In    block sum, A8 scale code, FP16 scale
+    read_entry, read_zero : In      accumulator to add to; +0 instead
+    write, write_entry : In         accumulator to put ``o`` into
+    o : Out(32)                     the accumulator's new value
+    """
+
+    delay = ScaledSum.delay + FP32Add.delay
+    read_delay = ScaledSum.delay - 1
+    spacing = FP32Add.delay + 2
+
+    def __init__(self, *, entries):
+        if entries < 1 or entries & (entries - 1):
+            raise ValueError(f"entries must be a power of two, not {entries!r}")
+        self._entries = entries
+        super().__init__({
+            "sum": In(signed(SUM_WIDTH)), "code": In(8), "weight_scale": In(16),
+            "read_entry": In(range(entries)), "read_zero": In(1),
+            "write": In(1), "write_entry": In(range(entries)), "o": Out(32),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.scaled = scaled = ScaledSum()
+        m.submodules.add = add = FP32Add()
+        m.submodules.accumulators = store = memory.Memory(shape=32, depth=self._entries, init=[])
+        write, read = store.write_port(), store.read_port(domain="comb")
+        accumulator = Signal(32, reset_less=True)
+        m.d.comb += [
+            scaled.s.eq(self.sum), scaled.code.eq(self.code), scaled.weight_scale.eq(self.weight_scale),
+            read.addr.eq(self.read_entry),
+            add.a.eq(accumulator), add.b.eq(scaled.o), self.o.eq(add.o),
+            write.addr.eq(self.write_entry), write.en.eq(self.write), write.data.eq(add.o),
+        ]
+        with m.If(self.read_zero):
+            m.d.sync += accumulator.eq(0)
+        with m.Else():
+            m.d.sync += accumulator.eq(read.data)
+        return m
+
+
+class BlockAccumulate(wiring.Component):
+    """Takes the array's block sums, one PE a cycle and lane, into FP32 accumulators; a tile's sums go to ``result``.
+
+    A block's job takes (rows in use) * lanes / outputs steps, in the order of rows, then columns. It starts when its sums
+    are held, its weight scales are there and the lanes can use its accumulators again; steps of a tile's last block
+    wait for room in the result buffer. Jobs follow each other without a bubble.
+
+    Weight scales are taken ahead, one entry beyond the job in work, so that the last one of a tile is taken before the
+    tile is replayed.
+
+    Parameters
+    ----------
+    rows, lanes, outputs : int   as in ``PeArray``
+    blocks : int                 blocks in the activation buffer
+    results : int                entries of the result buffer
+    array_delay : int            cycles from a beat's issue until the array holds its block's sums
+
+    Members
+    -------
+    block_begin : In(1)          first beat of a block with scales is issued
+    block_end, job : In          last beat of a block is issued, with its job
+    room : Out(1)                a block's last beat may be issued
+    no_scales_due : Out(1)       the scales of all blocks begun are taken
+    waits_for_scales : Out(1)    a job waits for its weight scales
+    idle : Out(1)                nothing in work; results may still be on their way
+    scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
+    step, step_row, step_column, sums    to the array
+    scale_row, scale_block, code         to the activation buffer
+    result_valid, result : Out   [outputs] FP32, always taken
+    result_freed : In(1)         the result buffer has one entry more free
+    """
+
+    def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay):
+        if lanes % outputs:
+            raise ValueError(f"outputs must divide lanes = {lanes}, not {outputs!r}")
+        self._rows, self._columns, self._outputs = rows, lanes // outputs, outputs
+        self._steps = rows * lanes // outputs
+        self._results, self._array_delay = results, array_delay
+        self._job = block_job(rows=rows, blocks=blocks)
+        super().__init__({
+            "block_begin": In(1), "block_end": In(1), "job": In(self._job), "room": Out(1),
+            "no_scales_due": Out(1), "waits_for_scales": Out(1), "idle": Out(1),
+            "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
+            "step": Out(1), "step_row": Out(range(rows)), "step_column": Out(range(self._columns)),
+            "sums": In(data.ArrayLayout(signed(SUM_WIDTH), outputs)),
+            "scale_row": Out(range(rows)), "scale_block": Out(range(blocks)), "code": In(8),
+            "result_valid": Out(1), "result": Out(32 * outputs), "result_freed": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        scale_ready, start = Signal(), Signal()  # a job starts: its first step is in the next cycle
+        pending, active = Signal(self._job), Signal(self._job)
+        position = Signal(range(max(self._steps, 2)))
+        self._build_jobs(m, pending, active, start, scale_ready, position)
+        scale = self._build_scales(m, pending.scaled, start, scale_ready)
+        self._build_lanes(m, active, position, scale)
+        return m
+
+    def _build_jobs(self, m, pending, active, start, scale_ready, position):
+        """One job waits at most, and one is in work."""
+        column_bits = exact_log2(self._columns)
+        outstanding, arrived = Signal(), Signal()  # a block's last beat is issued; its sums are about to be held
+        arriving = Signal(self._array_delay - 3)   # the first step selects sums in the second cycle after the start
+        remaining = Signal(range(self._steps + 1))
+        free = Signal(range(self._results + 1), init=self._results)
+        spacing = Signal(range(AccumulateLane.spacing))
+        m.d.comb += [
+            self.step.eq((remaining != 0) & (~active.last | (free != 0))),
+            start.eq(arrived & ((remaining == 0) | (self.step & (remaining == 1)))
+                     & (scale_ready | ~pending.scaled) & (pending.first | (spacing == 0))),
+            self.waits_for_scales.eq(arrived & pending.scaled & ~scale_ready),
+            self.idle.eq(~outstanding & (remaining == 0)),
+        ]
+        m.d.sync += [
+            arriving.eq(Cat(self.block_end, arriving)),
+            free.eq(free + self.result_freed - (self.step & active.last)),
+            spacing.eq(Mux(spacing == 0, 0, spacing - 1)),
+        ]
+        with m.If(arriving[-1]):
+            m.d.sync += arrived.eq(1)
+        with m.If(self.block_end):
+            m.d.sync += [pending.eq(self.job), outstanding.eq(1)]
+        with m.If(self.step):
+            m.d.sync += [remaining.eq(remaining - 1), position.eq(position + 1)]
+        with m.If(start):
+            m.d.sync += [
+                active.eq(pending), outstanding.eq(0), arrived.eq(0), position.eq(0),
+                remaining.eq((pending.last_row + 1) << column_bits), spacing.eq(AccumulateLane.spacing - 1),
+            ]
+        # Held sums may change from the second cycle after the last step of the job in work on. A beat issued in the next
+        # cycle changes them array_delay cycles after that, so array_delay steps may be left, if nothing stops them.
+        safe = (remaining <= self._array_delay) & (~active.last | (free >= remaining))
+        m.d.sync += self.room.eq(~outstanding & ~self.block_end & safe)
+        m.d.comb += [
+            self.step_row.eq(position >> column_bits), self.step_column.eq(position[:column_bits]),
+            self.scale_row.eq(self.step_row), self.scale_block.eq(active.scale_block),
+        ]
+
+    def _build_scales(self, m, scaled, start, ready):
+        """Weight scales of the job in work, in place two cycles after its first step; 1.0 where the stream has none."""
+        width = len(self.scale)
+        due = Signal(4)  # blocks begun whose scales are not taken
+        following, scale = Signal(width, reset_less=True), Signal(width, reset_less=True)
+        use, use_ones = Signal(2), Signal(2)
+        m.d.comb += [
+            self.scale_take.eq(self.scale_valid & (due != 0) & ~ready),
+            self.no_scales_due.eq(due == 0),
+        ]
+        m.d.sync += [
+            due.eq(due + self.block_begin - self.scale_take),
+            use.eq(Cat(start & scaled, use)), use_ones.eq(Cat(start & ~scaled, use_ones)),
+        ]
+        with m.If(self.scale_take):
+            m.d.sync += [following.eq(self.scale), ready.eq(1)]
+        with m.Elif(use[0]):  # moved on in the next cycle
+            m.d.sync += ready.eq(0)
+        with m.If(use_ones[1]):
+            m.d.sync += scale.eq(Const(ONE, 16).replicate(width // 16))
+        with m.Elif(use[1]):
+            m.d.sync += scale.eq(following)
+        return scale
+
+    def _build_lanes(self, m, active, position, scale):
+        """Operands reach the lanes ``PeArray.step_delay`` cycles after the step, control walks beside them."""
+        control = [Cat(self.step, self.step & active.last, active.first, position)]
+        for stage in range(PeArray.step_delay + AccumulateLane.delay):
+            after = Signal(len(control[0]), name=f"control_{stage}")
+            m.d.sync += after.eq(control[-1])
+            control.append(after)
+        before_add = control[PeArray.step_delay + AccumulateLane.read_delay]
+        column = control[PeArray.step_delay - 1][3:][:exact_log2(self._columns)]
+        code = Signal(8, reset_less=True)  # the activation buffer is a cycle faster than the array
+        m.d.sync += code.eq(self.code)
+        scales = Array(scale.word_select(i, 16 * self._outputs) for i in range(self._columns))
+        scales_now = Signal(16 * self._outputs, reset_less=True)
+        m.d.sync += scales_now.eq(scales[column])
+        for j in range(self._outputs):
+            m.submodules[f"lane_{j}"] = lane = AccumulateLane(entries=self._steps)
+            m.d.comb += [
+                lane.sum.eq(self.sums[j]), lane.code.eq(code), lane.weight_scale.eq(scales_now.word_select(j, 16)),
+                lane.read_entry.eq(before_add[3:]), lane.read_zero.eq(before_add[2]),
+                lane.write.eq(control[-1][0]), lane.write_entry.eq(control[-1][3:]),
+                self.result.word_select(j, 32).eq(lane.o),
+            ]
+        m.d.comb += self.result_valid.eq(control[-1][1])

@@ -1,0 +1,167 @@
+"""The PE array: rows x lanes multiply-accumulators of exact block sums."""
+
+from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from .products import (PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights,
+                       packed_products)
+
+__all__ = ["SUM_WIDTH", "PeRow", "PeArray"]
+
+SUM_WIDTH = 20
+"""Bits of a block sum: 32 * 127 * 128 < 2^19."""
+
+
+class PeRow(wiring.Component):
+    """The PEs of one row: products, block sums, holding registers.
+
+    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``add`` and ``last``
+    accordingly. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so that rows and
+    columns are joined by OR.
+
+    Parameters
+    ----------
+    lanes : int       PEs, even
+    dsp_pairs : int   pairs of lanes that share a multiplier primitive, from lane 0 on; the rest is logic
+
+    Members
+    -------
+    activation : In(Multiples)    operand of all lanes
+    weights : In(WeightPair)      [lanes / 2]
+    add : In(1)                   add the products
+    last : In(1)                  with ``add``: hand the sum over to the holding register
+    clear : In(1)                 the next product starts a block; goes with ``last``, and after reset
+    select : In(lanes)            held sums to show
+    sums : Out                    [lanes] signed(20)
+    """
+
+    def __init__(self, *, lanes, dsp_pairs):
+        if lanes < 2 or lanes % 2:
+            raise ValueError(f"lanes must be even and at least 2, not {lanes!r}")
+        if not 0 <= dsp_pairs <= lanes // 2:
+            raise ValueError(f"dsp_pairs must be from 0 to lanes / 2 = {lanes // 2}, not {dsp_pairs!r}")
+        self._lanes, self._dsp_pairs = lanes, dsp_pairs
+        super().__init__({
+            "activation": In(Multiples), "weights": In(data.ArrayLayout(WeightPair, lanes // 2)),
+            "add": In(1), "last": In(1), "clear": In(1), "select": In(lanes),
+            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), lanes)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        products = []
+        for pair in range(self._lanes // 2):
+            build = packed_products if pair < self._dsp_pairs else logic_products
+            products += build(m, self.activation, self.weights[pair])
+        for lane, product in enumerate(products):
+            # The accumulator clears as it hands over: a reset of its register, no logic in the adder's path.
+            total = Signal(signed(SUM_WIDTH), name=f"total_{lane}")
+            accumulator = Signal(signed(SUM_WIDTH), reset_less=True, name=f"accumulator_{lane}")
+            held = Signal(signed(SUM_WIDTH), reset_less=True, name=f"held_{lane}")
+            shown = Signal(signed(SUM_WIDTH), reset_less=True, name=f"shown_{lane}")
+            m.d.comb += [total.eq(accumulator + product), self.sums[lane].eq(shown)]
+            with m.If(self.clear):
+                m.d.sync += accumulator.eq(0)
+            with m.Elif(self.add):
+                m.d.sync += accumulator.eq(total)
+            with m.If(self.last):
+                m.d.sync += held.eq(total)
+            with m.If(self.select[lane]):
+                m.d.sync += shown.eq(held)
+            with m.Else():
+                m.d.sync += shown.eq(0)
+        return m
+
+
+class PeArray(wiring.Component):
+    """``rows`` x ``lanes`` PEs. Each beat multiplies one activation a row by one weight a lane into every PE's block sum.
+
+    Latency: the block sums are held ``delay`` cycles after the block's last beat, and until the next block's. A step reads
+    the held sums of one row and every (lanes / outputs)-th lane; ``sums`` has them ``step_delay`` cycles later. The
+    registers hold a block's sums from the cycle after its step on.
+    Throughput: a beat and a step a cycle. Flow control: none; a cycle without ``valid`` is a bubble.
+
+    Parameters
+    ----------
+    rows, lanes : int   PEs
+    outputs : int       sums read a step; a divisor of lanes
+    dsps : int          multiplier primitives used, two lanes each, from row 0 on; the rest is logic
+
+    Members
+    -------
+    valid, last : In(1)                  a beat; the last one of its block
+    activations : In(8 * rows)           INT8, row 0 lowest
+    weights : In(8 * lanes)              INT8, lane 0 lowest
+    step, step_row, step_column : In     read the sums of lanes step_column * outputs + j
+    sums : Out                           [outputs] signed(20)
+    """
+
+    delay = 2 + PRODUCT_DELAY
+    step_delay = 3
+
+    def __init__(self, *, rows, lanes, outputs, dsps):
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, not {rows!r}")
+        if outputs < 1 or lanes % outputs:
+            raise ValueError(f"outputs must divide lanes = {lanes}, not {outputs!r}")
+        if not 0 <= dsps <= rows * lanes // 2:
+            raise ValueError(f"dsps must be from 0 to rows * lanes / 2 = {rows * lanes // 2}, not {dsps!r}")
+        self._rows, self._lanes, self._outputs, self._dsps = rows, lanes, outputs, dsps
+        super().__init__({
+            "valid": In(1), "last": In(1), "activations": In(8 * rows), "weights": In(8 * lanes),
+            "step": In(1), "step_row": In(range(rows)), "step_column": In(range(lanes // outputs)),
+            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), outputs)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        add, last, clear = self._build_control(m)
+        # Stage 1: operands; what all rows or all lanes share is computed here.
+        weights = Signal(data.ArrayLayout(WeightPair, self._lanes // 2), reset_less=True)
+        for pair in range(self._lanes // 2):
+            low, high = (self.weights.word_select(2 * pair + i, 8).as_signed() for i in range(2))
+            m.d.sync += weights[pair].eq(pack_weights(low, high))
+        shown = [Signal(SUM_WIDTH, name=f"shown_{j}") for j in range(self._outputs)]
+        columns = self._lanes // self._outputs
+        parts = [[] for _ in shown]
+        for i in range(self._rows):
+            pairs = self._lanes // 2
+            m.submodules[f"row_{i}"] = row = PeRow(
+                lanes=self._lanes, dsp_pairs=min(max(self._dsps - i * pairs, 0), pairs))
+            activation = Signal(Multiples, reset_less=True, name=f"activation_{i}")
+            m.d.sync += activation.eq(multiples(self.activations.word_select(i, 8).as_signed()))
+            m.d.comb += [
+                row.activation.eq(activation), row.weights.eq(weights),
+                row.add.eq(add), row.last.eq(last), row.clear.eq(clear),
+            ]
+            for column in range(columns):
+                select = Signal(name=f"select_{i}_{column}", reset_less=True)
+                m.d.sync += select.eq(self.step & (self.step_row == i) & (self.step_column == column))
+                for j in range(self._outputs):
+                    lane = column * self._outputs + j
+                    m.d.comb += row.select[lane].eq(select)
+                    parts[j].append(row.sums[lane])
+        for j, sums in enumerate(parts):
+            joined = Signal(signed(SUM_WIDTH), reset_less=True, name=f"joined_{j}")
+            m.d.sync += joined.eq(_any_of(sums))
+            m.d.comb += self.sums[j].eq(joined)
+        return m
+
+    def _build_control(self, m):
+        """``valid`` and ``last`` beside the data: operand register, products, then the sum."""
+        valid, last = self.valid, self.valid & self.last
+        for stage in range(PRODUCT_DELAY):
+            next_valid, next_last = Signal(name=f"valid_{stage}"), Signal(name=f"last_{stage}")
+            m.d.sync += [next_valid.eq(valid), next_last.eq(last)]
+            valid, last = next_valid, next_last
+        add, hand_over, clear = Signal(), Signal(), Signal(init=1)  # init: reset clears the sums, a cycle later
+        m.d.sync += [add.eq(valid), hand_over.eq(last), clear.eq(last)]
+        return add, hand_over, clear
+
+
+def _any_of(values):
+    """OR of all values, as a balanced tree."""
+    while len(values) > 1:
+        values = [a | b for a, b in zip(values[::2], values[1::2], strict=False)] + values[len(values) & ~1:]
+    return values[0]
