@@ -137,12 +137,16 @@ class Accelerator(wiring.Component):
             "config_buffers_address_width": config.address_width,
         }
 
+    def _attach(self, m, prefix, interface):
+        """Join the flat ports ``prefix_*`` to a block's interface."""
+        for name, member in interface.signature.members.items():
+            port, inner = getattr(self, f"{prefix}_{name}"), getattr(interface, name)
+            m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
+
     def _build_bus(self, m, read, write):
-        """Flat ports to the blocks' channels, and the attributes that never change."""
-        for channels in (read, write):
-            for name, member in channels.signature.members.items():
-                port, inner = getattr(self, f"m_axi_{name}"), getattr(channels, name)
-                m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
+        """The memory port, with the attributes that never change."""
+        self._attach(m, "m_axi", read)
+        self._attach(m, "m_axi", write)
         for channel in ("ar", "aw"):
             m.d.comb += [
                 getattr(self, f"m_axi_{channel}size").eq(_log2(self._config.bus_bytes)),
@@ -151,9 +155,7 @@ class Accelerator(wiring.Component):
             ]
 
     def _build_registers(self, m, csr, sequencer, read_port, store):
-        for name, member in csr.bus.signature.members.items():
-            port, inner = getattr(self, f"s_axil_{name}"), getattr(csr.bus, name)
-            m.d.comb += port.eq(inner) if member.flow == In else inner.eq(port)
+        self._attach(m, "s_axil", csr.bus)
         regions = Signal(region_layout(self._config.address_width))
         for i in range(REGIONS):
             low, high = getattr(csr, f"region{i}_base_low_value"), getattr(csr, f"region{i}_base_high_value")

@@ -18,7 +18,7 @@ import numpy as np
 
 from .verilator import environment
 
-__all__ = ["Job", "Run", "Result", "SimulationError", "build", "simulate"]
+__all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate"]
 
 HDL = Path(__file__).parent / "hdl"
 SIMULATORS = ("verilator", "icarus")
