@@ -13,7 +13,7 @@ U_BITS = 17
 LEADING_BITS = 2   # places that the leading one of p0 may have (check_table): the normaliser needs no more
 P0_BITS = C0_BITS - 1
 BIAS = 127
-FIELD_BITS = 11    # exponent + y + 127, and what normalising takes away
+FIELD_BITS = 10    # signed: exponent + y + 127, less one place of normalising, is from -258 to 509
 QUIET_NAN = 0x7FC00000
 
 
@@ -182,7 +182,7 @@ class TableFunction(wiring.Component):
         # Cycle 11: overflow, underflow, NaN.
         nan = _delayed(m, self.x[23:31].all() & self.x[:23].any(), 11, name="nan")
         small = zero | field[-1] | ~field.any()
-        large = ~zero & ~field[-1] & (field[8:-1].any() | field[:8].all())
+        large = ~zero & ~field[-1] & (field[8] | field[:8].all())
         field = _delayed(m, field[:8] & ~small.replicate(8) | (large | nan).replicate(8), name="field")
         fraction = _delayed(m, fraction, name="fraction")
         keep, quiet = _delayed(m, ~(small | large | nan), name="keep"), _delayed(m, nan, name="quiet")

@@ -69,11 +69,14 @@ def random_table(rng, name, segments):
     c1 = np.where(c0 < 0, -c1, c1)
     c2 = rng.integers(-3000, 3000, segments)
     c0[:2] = c1[:2] = c2[:2] = 0
+    # Half the descriptors and segments lie where results underflow or overflow.
+    exponent = np.where(rng.random(128) < 0.5, rng.choice([-126, 127], 128), rng.integers(-256, 256, 128))
+    y = np.where(rng.random(segments) < 0.5, rng.integers(-2, 3, segments), rng.integers(-128, 128, segments))
     return FunctionTable(
         name=name, e_min=int(rng.integers(0, 256)),
         base=tuple(int(rng.integers(0, segments - (1 << n) + 1)) for n in k),
-        log2_segments=tuple(k.tolist()), exponent=tuple(rng.integers(-256, 256, 128).tolist()), c0=tuple(c0.tolist()),
-        c1=tuple(c1.tolist()), c2=tuple(c2.tolist()), y=tuple(rng.integers(-128, 128, segments).tolist()))
+        log2_segments=tuple(k.tolist()), exponent=tuple(exponent.tolist()), c0=tuple(c0.tolist()),
+        c1=tuple(c1.tolist()), c2=tuple(c2.tolist()), y=tuple(y.tolist()))
 
 
 @pytest.mark.parametrize("name", NAMES)
