@@ -119,7 +119,7 @@ class BlockAccumulate(wiring.Component):
             "no_scales_due": Out(1), "waits_for_scales": Out(1), "idle": Out(1),
             "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
             "step": Out(1), "step_row": Out(range(rows)), "step_column": Out(range(self._columns)),
-            "sums": In(data.ArrayLayout(signed(SUM_WIDTH), outputs)),
+            "sums": In(SUM_WIDTH * outputs),
             "scale_row": Out(range(rows)), "scale_block": Out(range(blocks)), "code": In(8),
             "result_valid": Out(1), "result": Out(32 * outputs), "result_freed": In(1),
         })
@@ -215,7 +215,7 @@ class BlockAccumulate(wiring.Component):
         for j in range(self._outputs):
             m.submodules[f"lane_{j}"] = lane = AccumulateLane(entries=self._steps)
             m.d.comb += [
-                lane.sum.eq(self.sums[j]), lane.code.eq(code), lane.weight_scale.eq(scales_now.word_select(j, 16)),
+                lane.sum.eq(self.sums.word_select(j, SUM_WIDTH)), lane.code.eq(code), lane.weight_scale.eq(scales_now.word_select(j, 16)),
                 lane.read_entry.eq(before_add[3:]), lane.read_zero.eq(before_add[2]),
                 lane.write.eq(control[-1][0]), lane.write_entry.eq(control[-1][3:]),
                 self.result.word_select(j, 32).eq(lane.o),

@@ -28,12 +28,12 @@ class PeRow(wiring.Component):
     Members
     -------
     activation : In(Multiples)    operand of all lanes
-    weights : In(WeightPair)      [lanes / 2]
+    weights : In                  [lanes / 2] WeightPair, as plain bits
     add : In(1)                   add the products
     last : In(1)                  with ``add``: hand the sum over to the holding register
     clear : In(1)                 the next product starts a block; goes with ``last``, and after reset
     select : In(lanes)            held sums to show
-    sums : Out                    [lanes] signed(20)
+    sums : Out(20 * lanes)        signed
     """
 
     def __init__(self, *, lanes, dsp_pairs):
@@ -43,9 +43,8 @@ class PeRow(wiring.Component):
             raise ValueError(f"dsp_pairs must be from 0 to lanes / 2 = {lanes // 2}, not {dsp_pairs!r}")
         self._lanes, self._dsp_pairs = lanes, dsp_pairs
         super().__init__({
-            "activation": In(Multiples), "weights": In(data.ArrayLayout(WeightPair, lanes // 2)),
-            "add": In(1), "last": In(1), "clear": In(1), "select": In(lanes),
-            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), lanes)),
+            "activation": In(Multiples), "weights": In(WeightPair.size * lanes // 2),
+            "add": In(1), "last": In(1), "clear": In(1), "select": In(lanes), "sums": Out(SUM_WIDTH * lanes),
         })
 
     def elaborate(self, platform):
@@ -53,14 +52,15 @@ class PeRow(wiring.Component):
         products = []
         for pair in range(self._lanes // 2):
             build = packed_products if pair < self._dsp_pairs else logic_products
-            products += build(m, self.activation, self.weights[pair])
+            weights = data.View(WeightPair, self.weights.word_select(pair, WeightPair.size))
+            products += build(m, self.activation, weights)
         for lane, product in enumerate(products):
             # The accumulator clears as it hands over: a reset of its register, no logic in the adder's path.
             total = Signal(signed(SUM_WIDTH), name=f"total_{lane}")
             accumulator = Signal(signed(SUM_WIDTH), reset_less=True, name=f"accumulator_{lane}")
             held = Signal(signed(SUM_WIDTH), reset_less=True, name=f"held_{lane}")
             shown = Signal(signed(SUM_WIDTH), reset_less=True, name=f"shown_{lane}")
-            m.d.comb += [total.eq(accumulator + product), self.sums[lane].eq(shown)]
+            m.d.comb += [total.eq(accumulator + product), self.sums.word_select(lane, SUM_WIDTH).eq(shown)]
             with m.If(self.clear):
                 m.d.sync += accumulator.eq(0)
             with m.Elif(self.add):
@@ -94,7 +94,7 @@ class PeArray(wiring.Component):
     activations : In(8 * rows)           INT8, row 0 lowest
     weights : In(8 * lanes)              INT8, lane 0 lowest
     step, step_row, step_column : In     read the sums of lanes step_column * outputs + j
-    sums : Out                           [outputs] signed(20)
+    sums : Out(20 * outputs)             signed
     """
 
     delay = 2 + PRODUCT_DELAY
@@ -111,20 +111,19 @@ class PeArray(wiring.Component):
         super().__init__({
             "valid": In(1), "last": In(1), "activations": In(8 * rows), "weights": In(8 * lanes),
             "step": In(1), "step_row": In(range(rows)), "step_column": In(range(lanes // outputs)),
-            "sums": Out(data.ArrayLayout(signed(SUM_WIDTH), outputs)),
+            "sums": Out(SUM_WIDTH * outputs),
         })
 
     def elaborate(self, platform):
         m = Module()
         add, last, clear = self._build_control(m)
         # Stage 1: operands; what all rows or all lanes share is computed here.
-        weights = Signal(data.ArrayLayout(WeightPair, self._lanes // 2), reset_less=True)
+        weights = Signal(WeightPair.size * self._lanes // 2, reset_less=True)
         for pair in range(self._lanes // 2):
             low, high = (self.weights.word_select(2 * pair + i, 8).as_signed() for i in range(2))
-            m.d.sync += weights[pair].eq(pack_weights(low, high))
-        shown = [Signal(SUM_WIDTH, name=f"shown_{j}") for j in range(self._outputs)]
+            m.d.sync += weights.word_select(pair, WeightPair.size).eq(pack_weights(low, high))
         columns = self._lanes // self._outputs
-        parts = [[] for _ in shown]
+        parts = [[] for _ in range(self._outputs)]
         for i in range(self._rows):
             pairs = self._lanes // 2
             m.submodules[f"row_{i}"] = row = PeRow(
@@ -141,11 +140,11 @@ class PeArray(wiring.Component):
                 for j in range(self._outputs):
                     lane = column * self._outputs + j
                     m.d.comb += row.select[lane].eq(select)
-                    parts[j].append(row.sums[lane])
+                    parts[j].append(row.sums.word_select(lane, SUM_WIDTH))
         for j, sums in enumerate(parts):
-            joined = Signal(signed(SUM_WIDTH), reset_less=True, name=f"joined_{j}")
+            joined = Signal(SUM_WIDTH, reset_less=True, name=f"joined_{j}")
             m.d.sync += joined.eq(_any_of(sums))
-            m.d.comb += self.sums[j].eq(joined)
+            m.d.comb += self.sums.word_select(j, SUM_WIDTH).eq(joined)
         return m
 
     def _build_control(self, m):

@@ -75,7 +75,7 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tiles = tiles = fifo.SyncFIFO(width=len(self._tile.as_shape()), depth=TILES)
+        m.submodules.tiles = tiles = fifo.SyncFIFO(width=self._tile.size, depth=TILES)
         m.d.comb += [tiles.w_data.eq(self.tile), tiles.w_en.eq(self.tile_valid)]
         m.d.sync += self.room.eq(tiles.level <= TILES - 3)  # one may come in this cycle, and two are promised
         taken, result_valid, front = self._build_results(m)
@@ -103,7 +103,7 @@ class Drain(wiring.Component):
                 m.d.sync += [piece.eq(0), row.eq(row + 1), row_base.eq(sticky_add(base, tile.stride)), begun.eq(1)]
             with m.If(tiles.r_en):
                 m.d.sync += [row.eq(0), begun.eq(0)]
-        writing = self._build_write(m, tile, tiles.r_en, go, forward, base, piece, front)
+        writing = self._build_write(m, tile, tiles.r_en & tile.final, go, forward, base, piece, front)
         m.d.comb += self.idle.eq(~tiles.r_rdy & ~writing & ~self.done)
         return m
 
@@ -120,7 +120,7 @@ class Drain(wiring.Component):
         m.d.sync += [tail.eq(tail + self.result_valid), head.eq(head + taken)]
         return taken, head != tail, read.data
 
-    def _build_write(self, m, tile, last, go, forward, base, piece, front):
+    def _build_write(self, m, tile, ends, go, forward, base, piece, front):
         """Output register at the scratchpad. A piece without any output in use passes through it unwritten."""
         words, group_words = self._words, self._group_words
         piece_bits, group_bits = exact_log2(self._outputs // words), exact_log2(group_words // words)
@@ -136,7 +136,7 @@ class Drain(wiring.Component):
             m.d.sync += full.eq(go)
         with m.If(go):
             m.d.sync += [
-                final.eq(last), writes.eq(in_use[0]),
+                final.eq(ends), writes.eq(in_use[0]),
                 address.eq(sticky_add(base, tile.column + (piece >> group_bits))),
                 value.eq(pieces[piece[:piece_bits]]), mask.eq(in_use << (place * words)),
             ]
