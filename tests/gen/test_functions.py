@@ -10,6 +10,7 @@ import pytest
 
 from tilewright.gen import function_report
 from tilewright.gen.functions import DEFINITIONS, Definition, _exp, fit, function_tables
+from tilewright.hw.config import FUNCTIONS
 from tilewright.hw.tables import FunctionTable
 from tilewright.hw.vector.function import check_table
 from tilewright.sim.golden import functions as golden
@@ -105,6 +106,10 @@ def test_own_exp_is_exact_to_two_ulps():
     x = np.random.default_rng(SEED).uniform(-64, 64, 20_000)
     exact = np.array([math.exp(v) for v in x])
     assert (np.abs(_exp(x) - exact) <= 2 * np.spacing(exact)).all()
+
+
+def test_every_function_of_the_configuration_is_defined():
+    assert tuple(DEFINITIONS) == FUNCTIONS
 
 
 def test_sizes():
