@@ -88,7 +88,7 @@ class FP32Add(wiring.Component):
             "big": 31, "small": 31, "sign": 1, "both_negative": 1, "subtract": 1,
         }), reset_less=True)
         swap = Signal()
-        m.d.comb += swap.eq(self.b[:31] > self.a[:31])
+        m.d.comb += swap.eq(self.a[:31] < self.b[:31])
         m.d.sync += [
             s1.big.eq(Mux(swap, self.b[:31], self.a[:31])),
             s1.small.eq(Mux(swap, self.a[:31], self.b[:31])),

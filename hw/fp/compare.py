@@ -5,19 +5,17 @@ from amaranth.hdl import Cat, Mux
 __all__ = ["greater", "maximum"]
 
 
-def _key(bits):
-    """Unsigned integer that orders as max does: ``s ? 0x7FFFFFFF ^ bits : bits`` as signed, its sign bit inverted."""
-    return Cat(bits[:31] ^ bits[31].replicate(31), ~bits[31])
-
-
 def greater(a, b):
-    """Combinational: the FP32 bits a come after b in the order of max(a, b) of docs/numerics.md.
+    """Combinational: the FP32 bits a come after b in the order of max(a, b) of docs/numerics.md; no NaN rule.
 
-    About 64 LUTs (two XORs a bit) and a 32-bit carry chain; no NaN rule.
+    A 32-bit carry chain and a LUT.
     """
-    return _key(a) > _key(b)
+    # Negative numbers order by falling magnitude: |a| < |b| is the inverse of |a| >= |b|, for which a gets
+    # one bit more. Written with "<", as Yosys spends 36 LUTs more on ">".
+    above = Cat(0, b[:31]) < Cat(a[31], a[:31])
+    return Mux(a[31] == b[31], above ^ a[31], b[31])
 
 
 def maximum(a, b):
-    """Combinational: max(a, b) of docs/numerics.md, the bits unchanged. ``greater`` and 32 more LUTs."""
+    """Combinational: max(a, b) of docs/numerics.md, the bits unchanged. ``greater`` and 32 LUTs more."""
     return Mux(greater(a, b), a, b)

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Conversions against Berkeley SoftFloat; FP16 operands exhaustively."""
 
 import numpy as np

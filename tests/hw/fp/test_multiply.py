@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """FP32Multiply against Berkeley SoftFloat."""
 
 import pytest
