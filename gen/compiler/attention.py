@@ -31,11 +31,11 @@ class _Unit:
 def attention(b):
     """Softmax(q K) V of all heads, quantised for o_proj.
 
-    The array works ``probability_slots`` - 1 units ahead with scores, so that softmax runs under later matmuls. A
+    The array works ``plan.ahead`` units ahead with scores, so that softmax runs under later matmuls. A
     step's vector work is issued behind the next step's MATMUL, unless that one needs its result or its place.
     """
     units = _units(b)
-    ahead, waiting = b.plan.probability_slots - 1, None
+    ahead, waiting = b.plan.ahead, None
     eager = b.plan.score_slots == 1 or b.plan.scale_slots < min(2, b.shape.kv_heads)
     for step in range(len(units) + ahead):
         steps = []
@@ -60,7 +60,7 @@ def attention(b):
 
 def plan_streams(b):
     """Plan the STREAMs over K and V in the order in which ``attention`` takes them."""
-    units, kv, ahead = _units(b), b.place.kv, b.plan.probability_slots - 1
+    units, kv, ahead = _units(b), b.place.kv, b.plan.ahead
     for step in range(len(units) + ahead):
         if step < len(units):
             b.streams.plan(reads=["k"], region=CACHE, scaled=1, offset=units[step].kv_head * kv.k_head_bytes,
@@ -109,7 +109,7 @@ def _score_place(b, unit):
 
 
 def _weight_place(b, unit):
-    return b.plan.scratch["weight"] + unit.index % b.plan.probability_slots * _row_slots(b)
+    return b.plan.scratch["weight"] + unit.index % (b.plan.ahead + 1) * _row_slots(b)
 
 
 def _scale_groups(b, unit):

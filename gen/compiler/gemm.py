@@ -73,10 +73,12 @@ def _plan(config, k, n):
                 return _Plan(groups=groups, slots=slots, chunk=min(chunk, outputs), part=part)
     if depth > config.activation_depth:
         raise UserError(f"{config.name}: k = {k} needs activation_depth = {depth}, "
-                        f"{depth - config.activation_depth} more than {config.activation_depth}; reduce k or change activation_depth")
+                        f"{depth - config.activation_depth} more than {config.activation_depth}; "
+                        "reduce k or change activation_depth")
     needed = 8 * (part * row * config.group_words + config.rows * config.lanes)
     raise UserError(f"{config.name}: k = {k} needs scratchpad_bytes = {needed}, "
-                    f"{needed - config.scratchpad_bytes} more than {config.scratchpad_bytes}; reduce k or change scratchpad_bytes")
+                    f"{needed - config.scratchpad_bytes} more than {config.scratchpad_bytes}; "
+                    "reduce k or change scratchpad_bytes")
 
 
 def compile_gemm(config, weights, *, rows):
@@ -176,5 +178,5 @@ class _Gemm:
     def _store(self, first, rows, output, count, place):
         beat, stride = self.config.bus_bytes, -(-self.plan.chunk // self.config.group_words)
         offset = self.rows * self.x_row + first * self.c_row + 4 * output
-        self.program.emit(Opcode.STORE, region=2, offset=offset, rows=rows, planes=1, count=4 * count, row_stride=self.c_row, scratch=place * beat,
-                          scratch_row_stride=stride * beat)
+        self.program.emit(Opcode.STORE, region=2, offset=offset, rows=rows, planes=1, count=4 * count,
+                          row_stride=self.c_row, scratch=place * beat, scratch_row_stride=stride * beat)

@@ -28,10 +28,26 @@ class Item(NamedTuple):
     last: int
 
 
-def pack(items):
-    """Place items so that those needed in the same phase do not overlap: (start of each by name, size in all)."""
+def pack(items, limit):
+    """Place items so that those needed in the same phase do not overlap: (start of each by name, size in all).
+
+    First fit in several orders: the first result within ``limit``, else the smallest.
+    """
+    best = None
+    for key in (lambda i: (i.first - i.last, -i.size), lambda i: -i.size, lambda i: (i.first, -i.size)):
+        ordered = sorted(items, key=key)
+        for chosen in range(len(items)):
+            starts, size = _first_fit([ordered[chosen], *ordered[:chosen], *ordered[chosen + 1:]])
+            if best is None or size < best[1]:
+                best = starts, size
+            if size <= limit:
+                return best
+    return best
+
+
+def _first_fit(items):
     placed, starts = [], {}
-    for item in sorted(items, key=lambda i: (i.first - i.last, -i.size)):
+    for item in items:
         others = sorted((start, start + other.size) for other, start in placed
                         if other.first <= item.last and item.first <= other.last)
         at = 0
@@ -62,6 +78,16 @@ class LayerPlan:
     score_slots: int
     probability_slots: int
     scale_slots: int
+
+    @property
+    def ahead(self):
+        """Units whose scores are computed ahead of the weighted sum."""
+        return _ahead(self.score_slots, self.probability_slots)
+
+
+def _ahead(score_slots, probability_slots):
+    """With one place for probabilities, two for scores still let softmax run under the next unit's scores."""
+    return max(probability_slots - 1, min(1, score_slots - 1))
 
 
 INPUT, ATTENTION, OUTPUT, FFN = range(4)
@@ -96,7 +122,7 @@ def _scratch_items(config, shape, context, tokens, rows, slots):
         Item("scales", scales * groups(context), ATTENTION, ATTENTION),
         Item("maximum", rows, ATTENTION, ATTENTION),
         Item("total", rows, ATTENTION, ATTENTION),
-        Item("weight", probabilities * rows, ATTENTION, ATTENTION),
+        Item("weight", (_ahead(scores, probabilities) + 1) * rows, ATTENTION, ATTENTION),
         Item("y", tokens * hidden, OUTPUT, FFN),
         Item("gate_up", 4 * tokens * groups(min(FFN_CHUNK, shape.ffn)), FFN, FFN),
     ]
@@ -115,15 +141,15 @@ def _activation_items(config, shape, context, rows, slots):
 
 
 def _attempt(config, shape, context, tokens, decode):
-    """A LayerPlan, or the excess of the roomiest limit: (name, needed, has)."""
+    """The roomiest LayerPlan that fits, or what the tightest one lacks: (limit, needed, has)."""
     units, rows = (shape.kv_heads, shape.heads // shape.kv_heads) if decode else (shape.heads, tokens)
     scores, scales = min(2, units), min(2, shape.kv_heads)
     probabilities = sorted({units, min(3, units), min(2, units), 1}, reverse=True)
     options = [(s, p, v) for s, v in dict.fromkeys([(scores, scales), (1, scales), (1, 1)]) for p in probabilities]
     excess = None
-    for slots in options:
-        scratch, needed = pack(_scratch_items(config, shape, context, tokens, rows, slots))
-        activation, depth = pack(_activation_items(config, shape, context, rows, slots))
+    for slots in options:  # the last one is the tightest
+        scratch, needed = pack(_scratch_items(config, shape, context, tokens, rows, slots), config.scratchpad_groups)
+        activation, depth = pack(_activation_items(config, shape, context, rows, slots), config.activation_depth)
         if needed > config.scratchpad_groups:
             excess = ("scratchpad_bytes", needed * config.bus_bytes, config.scratchpad_bytes)
         elif depth > config.activation_depth:

@@ -1,0 +1,62 @@
+"""GEMM programs on the functional machine against the golden matmul."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tilewright.gen.compiler.gemm import compile_gemm
+from tilewright.gen.configuration import load_preset
+from tilewright.gen.errors import UserError
+from tilewright.gen.functions import function_tables
+from tilewright.hw.commands import Unit
+from tilewright.sim.golden import a8, matmul, weights
+from tilewright.sim.machine import Machine
+
+
+def run(config, m, k, n, *, seed=3):
+    """Trace of the run, C and expected C as bit patterns."""
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    x, w = random.normal(size=(m, k)).astype(np.float32), weights.quantise(random.normal(size=(n, k)))
+    gemm = compile_gemm(config, w, rows=m)
+    machine = Machine(config, function_tables(config.functions))
+    machine.regions[0], machine.regions[2] = bytearray(gemm.image), bytearray(random.bytes(gemm.io_size))
+    io = np.frombuffer(machine.regions[2], np.uint32)
+    io[gemm.x // 4:gemm.c // 4].reshape(m, -1)[:, :k] = x.view(np.uint32)
+    machine.run(gemm.program)
+    c = io[gemm.c // 4:].reshape(m, -1)[:, :n]
+    return machine.trace, c, matmul.linear(*a8.quantise(x), w.q, w.d).view(np.uint32)
+
+
+@pytest.mark.parametrize("preset", ["micro", "small", "medium", "large"])
+@pytest.mark.parametrize("m, k, n", [(1, 32, 4), (17, 100, 53), (40, 33, 150)])
+def test_ragged(preset, m, k, n):
+    _, c, expected = run(load_preset(preset), m, k, n)
+    np.testing.assert_array_equal(c, expected)
+
+
+@pytest.mark.parametrize("changes", [{"activation_depth": 256, "max_hidden": 256, "max_context": 256},
+                                     {"prefetch_beats": 64}, {"scratchpad_bytes": 4096}])
+def test_small_buffers(changes):
+    _, c, expected = run(replace(load_preset("micro"), **changes), 13, 130, 41)
+    np.testing.assert_array_equal(c, expected)
+
+
+@pytest.mark.parametrize("preset", ["small", "medium"])
+def test_benchmark_replays_tiles(preset):
+    """256 x 576 x 1536: the bus carries far less than a beat a cycle, so that the array can be busy all the time."""
+    config = load_preset(preset)
+    trace, c, expected = run(config, 256, 576, 1536)
+    np.testing.assert_array_equal(c, expected)
+    peak = 256 * 576 * 1536 // config.macs
+    reads = sum((i.fields["k"] + 2 * i.fields["k"] // 32) * i.fields["tiles"] for i in trace if i.unit == Unit.STREAM)
+    assert reads < 0.55 * peak
+
+
+@pytest.mark.parametrize("preset, k, message", [
+    ("micro", 2000, "k = 2000 needs activation_depth = 2016, 992 more than 1024"),
+    ("small", 4096, "k = 4096 needs scratchpad_bytes = 33024, 256 more than 32768"),
+])
+def test_refusals(preset, k, message):
+    with pytest.raises(UserError, match=message):
+        compile_gemm(load_preset(preset), weights.quantise(np.ones((4, k))), rows=4)

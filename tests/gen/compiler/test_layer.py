@@ -1,0 +1,119 @@
+"""Compiled layers on the functional machine: outputs and KV cache equal to the golden layer's, waits tight."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tilewright.gen.compiler.plan import plan_layer
+from tilewright.gen.configuration import load_preset
+from tilewright.gen.errors import UserError
+from tilewright.hw.commands import HEADER, NO_WAIT, Unit
+from tilewright.sim.machine import MachineError
+
+STORIES = {"hidden": 64, "heads": 8, "kv_heads": 4, "head_dim": 8, "ffn": 172}
+RAGGED = {"hidden": 96, "heads": 6, "kv_heads": 2, "head_dim": 16, "ffn": 172}
+SMOLLM2 = {"hidden": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "ffn": 1536}
+
+
+@pytest.mark.parametrize("preset, sizes", [
+    ("micro", STORIES), ("micro", RAGGED), ("small", STORIES), ("small", RAGGED), ("medium", STORIES), ("medium", RAGGED),
+    ("medium", {"hidden": 128, "heads": 4, "kv_heads": 2, "head_dim": 32, "ffn": 300}),
+    ("micro", {"hidden": 96, "heads": 3, "kv_heads": 1, "head_dim": 80, "ffn": 132, "rope_pairing": "half_split"}),
+    ("medium", {"hidden": 48, "heads": 4, "kv_heads": 4, "head_dim": 24, "ffn": 100}),  # V's last tile half used, MHA
+    ("large", {"hidden": 96, "heads": 4, "kv_heads": 1, "head_dim": 48, "ffn": 172}),
+])
+def test_prefill_then_decode(layer_bench, preset, sizes):
+    bench = layer_bench(load_preset(preset), context=44, seed=7, **sizes)
+    most = bench.layer.prefill_tokens
+    for tokens in (1, min(5, most), most):
+        bench.check(tokens)
+    for _ in range(5):
+        bench.check(1, decode=True)
+
+
+def test_whole_context(layer_bench):
+    bench = layer_bench(load_preset("small"), context=37, seed=8, **RAGGED)
+    while bench.position + bench.layer.prefill_tokens < 37:
+        bench.check(bench.layer.prefill_tokens)
+    bench.check(37 - bench.position, decode=37 - bench.position == 1)
+
+
+def test_v_is_read_once_per_row_group_where_it_cannot_be_replayed(layer_bench):
+    """Three query heads on two rows, and a context beyond the prefetch buffer."""
+    config = replace(load_preset("micro"), prefetch_beats=64)
+    bench = layer_bench(config, context=70, seed=9, **RAGGED)
+    bench.check(2)
+    bench.check(1, decode=True)
+    assert sum(i.unit == Unit.STREAM and not i.fields["scaled"] for i in bench.machine.trace) == 4
+
+
+@pytest.mark.parametrize("scratchpad_bytes, activation_depth, slots", [
+    (32768, 4096, (2, 8, 2)), (32768, 1024, (2, 2, 2)), (32768, 512, (2, 1, 2)), (4096, 1024, (1, 2, 1)), (4096, 512, (1, 1, 1)),
+])
+def test_small_buffers_give_a_slower_schedule_with_the_same_result(layer_bench, scratchpad_bytes, activation_depth, slots):
+    config = replace(load_preset("micro"), scratchpad_bytes=scratchpad_bytes, activation_depth=activation_depth,
+                     max_hidden=256, max_context=350)
+    bench = layer_bench(config, context=350, seed=10, **STORIES | {"kv_heads": 8})
+    plan = plan_layer(config, bench.shape, 350, decode=True)
+    assert (plan.score_slots, plan.probability_slots, plan.scale_slots) == slots
+    for tokens, decode in ((1, False), (bench.layer.prefill_tokens, False), (1, True), (1, True)):
+        bench.check(tokens, decode=decode)
+
+
+@pytest.mark.slow
+def test_smollm2_on_small(layer_bench):
+    bench = layer_bench(load_preset("small"), context=512, seed=11, **SMOLLM2)
+    bench.check(bench.layer.prefill_tokens)
+    bench.check(1, decode=True)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("sizes", [RAGGED, {"hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 32, "ffn": 140}])
+def test_every_wait_is_needed(layer_bench, sizes, decode):
+    """At the end of the context, any one wait loosened by one is a hazard: the checker sees it, and no wait is wasted."""
+    bench = layer_bench(load_preset("micro"), context=40, seed=12, **sizes)
+    layer, machine = bench.layer, bench.machine
+    program, tokens = (layer.decode, 1) if decode else (layer.prefill, layer.prefill_tokens)
+    arguments = (40 - tokens, tokens)
+    machine.regions[1:3] = bytearray(layer.kv.size), bytearray(layer.io_size)
+    machine.run(program, arguments)
+    waits = sorted({(issued.offset, unit, count) for issued in machine.trace
+                    for unit, count in zip(Unit, issued.waits, strict=True) if count != NO_WAIT})
+    assert len(waits) > 30
+    for offset, unit, count in waits:
+        image = bytearray(layer.image)
+        word = np.frombuffer(image, np.uint32, 1, offset)
+        word += np.uint32(1 << HEADER[f"wait_{unit.name.lower()}"].lsb)
+        machine.regions[0] = image
+        with pytest.raises(MachineError, match="may not have finished|dead-lock"):
+            machine.run(program, arguments)
+
+
+def test_weights_are_read_once_in_decode(layer_bench):
+    """The streams of a decode run are the weights and the context's K and V, and nothing else."""
+    bench = layer_bench(load_preset("small"), context=64, seed=13, **RAGGED)
+    bench.check(4)
+    bench.check(1, decode=True)
+    beats = sum((f["k"] + 2 * -(-f["k"] // 32) * f["scaled"]) * f["tiles"] for i in bench.machine.trace
+                if i.unit == Unit.STREAM for f in [i.fields])
+    weights = sum(-(-n // 8) * (k + 2 * -(-k // 32)) for n, k in bench.shape.matrix_shapes.values())
+    assert beats == weights + 2 * (16 + 2) + 2 * 2 * 5
+
+
+@pytest.mark.parametrize("preset, sizes, context, message", [
+    ("micro", SMOLLM2, 256, "micro: prefill .*activation_depth = 2112, 1088 more than 1024.*preset small holds it"),
+    ("micro", RAGGED | {"head_dim": 256}, 16, "head_dim = 256: is 128 more than max_head_dim = 128.*preset large holds it"),
+    ("small", RAGGED, 5000, "context = 5000: is 904 more than max_context = 4096.*preset large holds it"),
+    ("small", SMOLLM2, 4000, "prefill with a context of 4000 needs scratchpad_bytes = .*reduce the context"),
+    ("large", STORIES, 16, "head_dim = 8: must be a multiple of the 16 words.*preset micro holds it"),
+    ("large", STORIES | {"hidden": 20000}, 16, "hidden = 20000.*no preset holds it"),
+])
+def test_refusals(layer_bench, preset, sizes, context, message):
+    with pytest.raises(UserError, match=message):
+        layer_bench(load_preset(preset), context=context, seed=1, **sizes)
+
+
+def test_refuses_a_build_without_a_function(layer_bench):
+    config = replace(load_preset("micro"), functions=("exp", "rsqrt", "recip"))
+    with pytest.raises(UserError, match="the layer needs 'silu'; add it"):
+        layer_bench(config, context=16, seed=1, **STORIES)
