@@ -84,14 +84,13 @@ class Load(wiring.Component):
             with m.State("START"):
                 m.d.comb += starting.eq(1)
                 m.next = "REQUEST"
-            with m.State("REQUEST"):
-                with m.If(bursts.burst.valid & bursts.burst.ready & bursts.burst.payload.last):
-                    m.d.comb += self.command.ready.eq(1)
-                    m.next = "DRAIN"
-            with m.State("DRAIN"):
-                with m.If(drained):
-                    m.d.sync += self.status.done.eq(1)
-                    m.next = "IDLE"
+            requested = bursts.burst.valid & bursts.burst.ready & bursts.burst.payload.last
+            with m.State("REQUEST"), m.If(requested):
+                m.d.comb += self.command.ready.eq(1)
+                m.next = "DRAIN"
+            with m.State("DRAIN"), m.If(drained):
+                m.d.sync += self.status.done.eq(1)
+                m.next = "IDLE"
         return m
 
     def _build_requests(self, m, bursts, row_group):

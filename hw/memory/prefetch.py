@@ -1,6 +1,6 @@
 """Weight prefetch: the stream of weight beats and block scales, read ahead of the matmul engine."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -44,7 +44,7 @@ class Prefetch(wiring.Component):
     ----------
     width : int         bits of a beat
     beats : int         weight beats the data buffer holds, a power of two; it holds ``beats / 4`` scale entries beside
-    burst_beats : int   longest burst, at least 4
+    burst_beats : int   longest burst
 
     Members
     -------
@@ -54,8 +54,8 @@ class Prefetch(wiring.Component):
     def __init__(self, *, width, beats, burst_beats):
         if beats < BLOCK or beats & (beats - 1):
             raise ValueError(f"beats must be a power of two from {BLOCK} on, not {beats!r}")
-        if not 4 <= burst_beats * width // 8 <= 4096 or burst_beats & (burst_beats - 1):
-            raise ValueError(f"burst_beats must be a power of two with bursts of at most 4096 bytes, not {burst_beats!r}")
+        if not 1 <= burst_beats * width // 8 <= 4096 or burst_beats & (burst_beats - 1):
+            raise ValueError(f"burst_beats must be a power of two, bursts at most 4096 bytes, not {burst_beats!r}")
         self._width, self._beats, self._burst_beats = width, beats, burst_beats
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.STREAM))),

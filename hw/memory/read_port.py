@@ -101,16 +101,16 @@ class ReadPort(wiring.Component):
                 with m.If(stopped):
                     m.next = "CHOOSE"
             with m.State("CHECK"):
-                # A burst stays in its 4 KiB page, so pages compare apart from the offset of the burst's end in its page.
+                # A burst stays in its 4 KiB page: compare the pages, and the burst's end inside its page.
                 base, size = Signal(self._address_width), Signal(32)
                 m.d.comb += [base.eq(Array(entry.base for entry in self.regions)[region]),
                              size.eq(Array(entry.size for entry in self.regions)[region])]
                 page, size_page = offset[PAGE_LOG:], size[PAGE_LOG:]
                 end = Signal(PAGE_LOG + 1)
                 before, same, address = Signal(), Signal(), Signal(self._address_width)
-                rest = Signal(PAGE_LOG)
+                rest, known = Signal(PAGE_LOG), region < REGIONS
                 m.d.sync += [
-                    before.eq((page < size_page) & (region < REGIONS)), same.eq((page == size_page) & (region < REGIONS)),
+                    before.eq((page < size_page) & known), same.eq((page == size_page) & known),
                     end.eq(offset[:PAGE_LOG] + (beats << beat_log)), rest.eq(size[:PAGE_LOG]),
                     address.eq(base + offset),
                 ]

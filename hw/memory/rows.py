@@ -83,9 +83,11 @@ class Bursts(wiring.Component):
     """
 
     def __init__(self, *, beat_bytes, burst_beats):
-        if beat_bytes & (beat_bytes - 1) or burst_beats & (burst_beats - 1) or not 1 <= beat_bytes * burst_beats <= 4096:
-            raise ValueError(f"beat_bytes and burst_beats must be powers of two with a product of at most 4096, "
-                             f"not {beat_bytes!r} and {burst_beats!r}")
+        for name, value in (("beat_bytes", beat_bytes), ("burst_beats", burst_beats)):
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value!r}")
+        if beat_bytes * burst_beats > 4096:
+            raise ValueError(f"burst_beats must be at most 4096 / {beat_bytes} bytes, not {burst_beats!r}")
         self._beat_log = beat_bytes.bit_length() - 1
         self._burst_log = burst_beats.bit_length() - 1
         super().__init__({

@@ -23,14 +23,13 @@ ROWS_AHEAD = 8
 class Store(wiring.Component):
     """Writes scratchpad contents to memory; the owner of the AXI write channels.
 
-    ROW moves rows in bursts, the last beat of a row cut by strobes. BYTE, HALF and WORD move single elements, each in a
-    burst of one beat: BYTE takes consecutive bytes, HALF the low halves of consecutive words, WORD consecutive words.
-    Throughput: a beat, or an element, a cycle. Data is fetched before its burst is issued, so that W never waits for the
-    scratchpad. ``done`` comes after the last response of the command; the next one starts then.
+    ROW moves rows in bursts, the last beat of a row cut by strobes. BYTE, HALF and WORD move single elements, each in
+    a burst of one beat: BYTE takes consecutive bytes, HALF the low halves of consecutive words, WORD consecutive words.
+    Throughput: a beat, or an element, a cycle. Data is fetched before its burst is issued, so that W never waits for
+    the scratchpad. ``done`` comes after the last response of the command; the next one starts then.
 
-    ``abort`` (held at least until ``idle``) ends the command in work: no AW is raised any more, beats still owed are sent
-    without strobes. The unit is ready for a command when ``idle`` is high and ``abort`` low. It is not to be reset
-    otherwise while bursts are outstanding.
+    ``abort`` ends the command in work: no AW is raised any more, beats still owed are sent without strobes. The unit
+    is ready for a command when ``idle`` is high and ``abort`` low. It is not to be reset in another way.
 
     Errors: BAD_FIELD: rows, planes or count is 0; for ROW an address or stride is not a multiple of a beat; for others
     an address or stride in memory is not a multiple of the element, or one in the scratchpad not of its source (BYTE 1,
@@ -167,14 +166,12 @@ class StoreEngine(wiring.Component):
             with m.State("START"):
                 m.d.comb += self._starting.eq(1)
                 m.next = "ISSUE"
-            with m.State("ISSUE"):
-                with m.If(self._committed):
-                    m.d.comb += self.command.ready.eq(1)
-                    m.next = "RESPONSES"
-            with m.State("RESPONSES"):
-                with m.If(self.port_idle & ~self._failed):
-                    m.d.sync += self.status.done.eq(1)
-                    m.next = "IDLE"
+            with m.State("ISSUE"), m.If(self._committed):
+                m.d.comb += self.command.ready.eq(1)
+                m.next = "RESPONSES"
+            with m.State("RESPONSES"), m.If(self.port_idle & ~self._failed):
+                m.d.sync += self.status.done.eq(1)
+                m.next = "IDLE"
 
     def _build_rows(self, m):
         """Each row goes to the fetch at once, and through a queue to the bursts: fetching runs ahead over rows."""

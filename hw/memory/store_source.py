@@ -12,8 +12,8 @@ __all__ = ["GroupFetch", "Pack", "beat_tag"]
 
 
 def beat_tag(beat_log):
-    """What ``Pack`` has to know of a burst: byte position of the element in its group and in its beat, whether the group
-    is used up with it, whether the burst's last beat is the last of its row."""
+    """What ``Pack`` has to know of a burst: byte position of the element in its group and in its beat, whether the
+    group is used up with it, whether the burst's last beat is the last of its row."""
     return data.StructLayout({"slot": beat_log, "lane": beat_log, "group_ends": 1, "row_ends": 1})
 
 
@@ -28,7 +28,7 @@ class GroupFetch(wiring.Component):
 
     Members
     -------
-    row : In(stream)      group: the first one's address, of which the top bit means beyond any scratchpad; groups: not 0
+    row : In(stream)      group: the first one's address (top bit: beyond any scratchpad); groups: how many, not 0
     read : Out(ScratchRead)
     hold : In(1)          ask for nothing more
     arrived : Out(1)      one more group is stored
@@ -84,8 +84,8 @@ class Pack(wiring.Component):
         self._width = width
         beat_log = (width // 8).bit_length() - 1
         super().__init__({
-            "element": In(Element), "tail": In(beat_log), "tag": In(beat_tag(beat_log)), "last": In(1), "group": In(width),
-            "group_ends": Out(1), "data": Out(width), "strobe": Out(width // 8),
+            "element": In(Element), "tail": In(beat_log), "tag": In(beat_tag(beat_log)), "last": In(1),
+            "group": In(width), "group_ends": Out(1), "data": Out(width), "strobe": Out(width // 8),
         })
 
     def elaborate(self, platform):
