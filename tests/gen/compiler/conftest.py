@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+
 from tilewright.gen.compiler.layer import compile_layer
 from tilewright.gen.functions import function_tables
 from tilewright.sim.golden.functions import table_from
@@ -13,7 +14,7 @@ from tilewright.sim.machine import Machine
 
 @dataclass(eq=False)
 class LayerBench:
-    """Runs tokens through program and golden layer; the KV region starts with noise, so that nothing unwritten passes."""
+    """Runs tokens through program and golden layer; memory starts with noise, so that nothing unwritten passes."""
 
     config: object
     shape: LayerShape

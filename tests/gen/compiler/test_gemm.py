@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tilewright.gen.compiler.gemm import compile_gemm
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.errors import UserError
