@@ -59,8 +59,8 @@ def markdown():
         "Generated from `gen/functions.py`; do not edit. [Numerics](numerics.md) defines how a table is evaluated.", "",
         "Measured over every finite FP16 operand within domain and window, against float64. FP16 subnormals (below",
         "2^-14) are left out of \"over normal results\"; `silu` may miss by 2^-26 there. The last column counts the",
-        "FP16 numbers between the rounded table result and the rounded exact one, at worst. An operand whose magnitude lies",
-        "outside the window counts as the nearest one inside.", "",
+        "FP16 numbers between the rounded table result and the rounded exact one, at worst. An operand whose magnitude",
+        "lies outside the window counts as the nearest one inside.", "",
         "| function | domain | window | segments | worst relative error | over normal results | mean | FP16 ulps |",
         "|---|---|---|---|---|---|---|---|"]
     total = 0
