@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """TableFunction against the golden model: every FP16 operand, corners, random tables, functions value by value."""
 
 import numpy as np
