@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from tilewright.sim.golden import functions
 
 SEED = 20240611
