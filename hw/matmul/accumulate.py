@@ -16,8 +16,8 @@ ONE = 0x3C00
 
 
 def block_job(*, rows, blocks):
-    """Layout of what goes with a block's last beat: ``first`` and ``last`` block of its tile, ``scaled``, the last row in
-    use, the block of row scales in the activation buffer."""
+    """Layout of what goes with a block's last beat: ``first`` and ``last`` block of its tile, ``scaled``, the last row
+    in use, the block of row scales in the activation buffer."""
     return data.StructLayout({
         "first": 1, "last": 1, "scaled": 1, "last_row": range(rows), "scale_block": range(blocks)})
 
@@ -25,8 +25,8 @@ def block_job(*, rows, blocks):
 class AccumulateLane(wiring.Component):
     """One FP32 lane: acc = add(acc, sum * activation scale * weight scale), with ``entries`` accumulators.
 
-    Latency: ``delay`` cycles from ``sum`` to ``o``. The step's accumulator is named ``read_delay`` cycles after ``sum`` for
-    reading and together with ``o`` for writing, so one that was used can be used again ``spacing`` cycles later.
+    Latency: ``delay`` cycles from ``sum`` to ``o``. The step's accumulator is named ``read_delay`` cycles after ``sum``
+    for reading and together with ``o`` for writing, so one that was used can be used again ``spacing`` cycles later.
     Throughput: one sum a cycle. Flow control: none.
 
     Parameters
@@ -78,9 +78,9 @@ class AccumulateLane(wiring.Component):
 class BlockAccumulate(wiring.Component):
     """Takes the array's block sums, one PE a cycle and lane, into FP32 accumulators; a tile's sums go to ``result``.
 
-    A block's job takes (rows in use) * lanes / outputs steps, in the order of rows, then columns. It starts when its sums
-    are held, its weight scales are there and the lanes can use its accumulators again; steps of a tile's last block
-    wait for room in the result buffer. Jobs follow each other without a bubble.
+    A block's job takes (rows in use) * lanes / outputs steps, in the order of rows, then columns. It starts when its
+    sums are held, its weight scales are there and the lanes can use its accumulators again; steps of a tile's last
+    block wait for room in the result buffer. Jobs follow each other without a bubble.
 
     Weight scales are taken ahead, one entry beyond the job in work, so that the last one of a tile is taken before the
     tile is replayed.
@@ -165,8 +165,8 @@ class BlockAccumulate(wiring.Component):
                 active.eq(pending), outstanding.eq(0), arrived.eq(0), position.eq(0),
                 remaining.eq((pending.last_row + 1) << column_bits), spacing.eq(AccumulateLane.spacing - 1),
             ]
-        # Held sums may change from the second cycle after the last step of the job in work on. A beat issued in the next
-        # cycle changes them array_delay cycles after that, so array_delay steps may be left, if nothing stops them.
+        # Held sums may change from the second cycle after the last step of the job in work on. A beat issued in the
+        # next cycle changes them array_delay cycles after that, so array_delay steps may be left, if none waits.
         safe = (remaining <= self._array_delay) & (~active.last | (free >= remaining))
         m.d.sync += self.room.eq(~outstanding & ~self.block_end & safe)
         m.d.comb += [
@@ -215,7 +215,8 @@ class BlockAccumulate(wiring.Component):
         for j in range(self._outputs):
             m.submodules[f"lane_{j}"] = lane = AccumulateLane(entries=self._steps)
             m.d.comb += [
-                lane.sum.eq(self.sums.word_select(j, SUM_WIDTH)), lane.code.eq(code), lane.weight_scale.eq(scales_now.word_select(j, 16)),
+                lane.sum.eq(self.sums.word_select(j, SUM_WIDTH)), lane.code.eq(code),
+                lane.weight_scale.eq(scales_now.word_select(j, 16)),
                 lane.read_entry.eq(before_add[3:]), lane.read_zero.eq(before_add[2]),
                 lane.write.eq(control[-1][0]), lane.write_entry.eq(control[-1][3:]),
                 self.result.word_select(j, 32).eq(lane.o),

@@ -1,11 +1,10 @@
 """The PE array: rows x lanes multiply-accumulators of exact block sums."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .products import (PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights,
-                       packed_products)
+from .products import PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights, packed_products
 
 __all__ = ["SUM_WIDTH", "PeRow", "PeArray"]
 
@@ -16,9 +15,9 @@ SUM_WIDTH = 20
 class PeRow(wiring.Component):
     """The PEs of one row: products, block sums, holding registers.
 
-    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``add`` and ``last``
-    accordingly. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so that rows and
-    columns are joined by OR.
+    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``add`` and
+    ``last`` accordingly. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so
+    that rows and columns are joined by OR.
 
     Parameters
     ----------
@@ -75,11 +74,12 @@ class PeRow(wiring.Component):
 
 
 class PeArray(wiring.Component):
-    """``rows`` x ``lanes`` PEs. Each beat multiplies one activation a row by one weight a lane into every PE's block sum.
+    """``rows`` x ``lanes`` PEs. Each beat multiplies one activation a row by one weight a lane into every PE's block
+    sum.
 
-    Latency: the block sums are held ``delay`` cycles after the block's last beat, and until the next block's. A step reads
-    the held sums of one row and every (lanes / outputs)-th lane; ``sums`` has them ``step_delay`` cycles later. The
-    registers hold a block's sums from the cycle after its step on.
+    Latency: the block sums are held ``delay`` cycles after the block's last beat, and until the next block's. A step
+    reads the sums held in the cycle after it, of ``outputs`` neighbouring lanes of one row; ``sums`` has them
+    ``step_delay`` cycles after the step.
     Throughput: a beat and a step a cycle. Flow control: none; a cycle without ``valid`` is a bubble.
 
     Parameters

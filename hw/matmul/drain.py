@@ -16,8 +16,9 @@ TILES = 8
 
 
 def drain_tile(*, rows, lanes):
-    """Layout of what the drain must know of a tile: the group of its first row's output 0 (``ADDRESS_WIDTH`` bits), groups
-    from row to row, groups from output 0 to its first output, outputs in use, last row in use, last tile of a command."""
+    """Layout of what the drain must know of a tile: the group of its first row's output 0 (``ADDRESS_WIDTH`` bits),
+    groups from row to row, groups from output 0 to its first output, outputs in use, last row in use, last tile of a
+    command."""
     return data.StructLayout({
         "base": ADDRESS_WIDTH, "stride": SCRATCH_ADDRESS_WIDTH, "column": SCRATCH_ADDRESS_WIDTH,
         "count": range(lanes + 1), "last_row": range(rows), "final": 1})
@@ -30,8 +31,8 @@ def sticky_add(address, distance):
 
 
 class Drain(wiring.Component):
-    """Buffers the results of tiles and writes them row by row: output n of row r of a tile is word n of the row that begins
-    at group base + r * stride, plus ``column`` groups. Words of outputs not in use are not written.
+    """Buffers the results of tiles and writes them row by row: output n of row r of a tile is word n from group
+    base + r * stride + column on. Words of outputs not in use are not written.
 
     Latency: a result is offered to the scratchpad 2 cycles after it came, if nothing waits before it. Throughput:
     min(outputs, group_words) words a cycle. Flow control: results are always taken; who sends them counts ``freed``.

@@ -18,18 +18,18 @@ __all__ = ["MatmulEngine"]
 
 
 class MatmulEngine(wiring.Component):
-    """Carries out MATMUL commands: out[r, n] = sum over k of activation[r, k] * weight[n, k], with block scales, to the bit
-    as docs/numerics.md defines it.
+    """Carries out MATMUL commands: out[r, n] = sum over k of activation[r, k] * weight[n, k], with block scales, to the
+    bit as docs/numerics.md defines it.
 
-    A tile of ``lanes`` outputs takes k beats for each group of ``rows`` activation rows; a finished tile drains while the next
-    one is computed, and a command follows its predecessor in the same way.
+    A tile of ``lanes`` outputs takes k beats for each group of ``rows`` activation rows; a finished tile drains while
+    the next one is computed, and a command follows its predecessor in the same way.
     Throughput: rows * lanes multiply-accumulates a cycle, if the prefetch buffer keeps up, a block's 32 beats take no
     less than (rows in use) * lanes / accumulate_lanes steps, and results drain: (rows in use) * lanes /
     min(accumulate_lanes, group_words) cycles a tile.
 
     Errors: BAD_FIELD where k, n or rows is 0, or ``activation`` or ``group_stride`` no multiple of 32; ACTIVATION_RANGE
-    where a row group's indices leave the buffer; SCRATCHPAD_RANGE where a result leaves the scratchpad. After an error the
-    engine does nothing until it is reset.
+    where a row group's indices leave the buffer; SCRATCHPAD_RANGE where a result leaves the scratchpad. After an error
+    the engine must be reset.
 
     Parameters
     ----------
@@ -53,6 +53,10 @@ class MatmulEngine(wiring.Component):
         if rows * lanes > BLOCK * accumulate_lanes:
             raise ValueError(f"accumulate_lanes must be at least rows * lanes / {BLOCK} = {rows * lanes // BLOCK}, "
                              f"not {accumulate_lanes!r}")
+        if group_words > lanes:
+            raise ValueError(f"group_words must be at most lanes = {lanes}, not {group_words!r}")
+        if not 0 <= pe_dsps <= rows * lanes // 2:
+            raise ValueError(f"pe_dsps must be from 0 to rows * lanes / 2 = {rows * lanes // 2}, not {pe_dsps!r}")
         self._rows, self._lanes, self._outputs = rows, lanes, accumulate_lanes
         self._depth, self._group_words, self._vector_lanes = activation_depth, group_words, vector_lanes
         self._dsps = pe_dsps

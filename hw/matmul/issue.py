@@ -173,7 +173,9 @@ class MatmulIssue(wiring.Component):
         last_row = Signal.like(self.job.last_row, reset_less=True)
         count = Signal.like(self.tile.count, reset_less=True)
         m.d.sync += [
-            last_row.eq(Mux(more_rows, self._rows, rows_left) - 1), count.eq(Mux(more_tiles, self._lanes, outputs_left))]
+            last_row.eq(Mux(more_rows, self._rows, rows_left) - 1),
+            count.eq(Mux(more_tiles, self._lanes, outputs_left)),
+        ]
         m.d.comb += [
             self.job.last_row.eq(last_row),
             self.tile.last_row.eq(last_row), self.tile.count.eq(count),

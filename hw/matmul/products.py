@@ -1,6 +1,6 @@
 """INT8 products of one activation and two weights: packed into one 18x18 multiplier, or in logic."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Signal, signed, unsigned
 from amaranth.lib import data
 
 __all__ = ["PRODUCT_DELAY", "PRODUCT_WIDTH", "Multiples", "WeightPair", "multiples", "pack_weights", "packed_products",
@@ -47,10 +47,10 @@ def _digit(m, a, digit, *, width, negative=False):
 def packed_products(m, a, pair):
     """Both products by one 18x18 multiplication. Latency: ``PRODUCT_DELAY``.
 
-    T = a * packed = p_high * 2^9 + p_low. The low 9 bits of T are those of p_low; above them the top 6 bits of p_low lie over
-    the bottom 6 of p_high. Those are computed apart: (a * high) mod 64 needs only the low bits of both. With the top of
-    p_low biased by 32, so that it is not negative, one subtraction separates the two for good: the upper bits of the
-    difference are p_high's, the lower ones p_low's.
+    T = a * packed = p_high * 2^9 + p_low. The low 9 bits of T are those of p_low; above them the top 6 bits of p_low
+    lie over the bottom 6 of p_high. Those are computed apart: (a * high) mod 64 needs only the low bits of both. With
+    the top of p_low biased by 32, so that it is not negative, one subtraction separates the two for good: the upper
+    bits of the difference are p_high's, the lower ones p_low's.
     """
     # Stage 1: the multiplier's output register.
     t = Signal(signed(PACK_SHIFT + PRODUCT_WIDTH), reset_less=True, name="packed_product")

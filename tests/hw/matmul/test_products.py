@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from amaranth.hdl import Signal, signed
 from amaranth.sim import Simulator
+
 from tilewright.hw.matmul.array import SUM_WIDTH, PeRow
 from tilewright.hw.matmul.products import PRODUCT_DELAY, multiples, pack_weights
-
 
 SEED = 21
 
@@ -43,7 +43,8 @@ def test_row_multiplies(dsp_pairs):
     a, w = (x.ravel() for x in np.meshgrid(np.arange(-127, 128), np.arange(-128, 128)))
     other = rng.integers(-128, 128, a.size)
     corners = np.array(np.meshgrid([-127, -1, 0, 1, 127], [-128, -127, -1, 0, 1, 127], [-128, -127, -1, 0, 1, 127]))
-    triples = np.concatenate([corners.reshape(3, -1).T, np.stack([a, w, other], 1)[::8], np.stack([a, other, w], 1)[1::8]])
+    triples = np.concatenate([
+        corners.reshape(3, -1).T, np.stack([a, w, other], 1)[::8], np.stack([a, other, w], 1)[1::8]])
     dut = Row(lanes=2, dsp_pairs=dsp_pairs)
     results = []
 

@@ -1,0 +1,95 @@
+# amaranth: UnusedElaboratable=no
+"""The activation buffer: strobes, banks, delay, faults."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from tilewright.hw.matmul.activations import ActivationBuffer
+
+SEED = 40
+
+
+def simulate(dut, bench):
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+@pytest.mark.parametrize(("rows", "depth", "lanes"), [(1, 32, 1), (2, 64, 2), (4, 64, 8), (16, 64, 4)])
+def test_random_writes_and_reads(rows, depth, lanes):
+    """Data and codes come ``delay`` cycles after their address, a read every cycle beside a write every other."""
+    rng = np.random.default_rng(SEED)
+    print("seed", SEED)
+    dut = ActivationBuffer(rows=rows, depth=depth, lanes=lanes)
+    data, codes = np.zeros((depth, rows), np.uint8), np.zeros((depth // 32, rows), np.uint8)
+
+    async def bench(ctx):
+        port, reads = dut.write, []
+        for cycle in range(1500):
+            row, block = int(rng.integers(rows)), int(rng.integers(depth // 32))
+            index, mask = int(rng.integers(depth // lanes)) * lanes, int(rng.integers(1 << lanes))
+            values, code = rng.integers(0, 256, lanes).astype(np.uint8), int(rng.integers(152))
+            valid, scale_valid = (bool(rng.integers(2)) for _ in range(2))
+            # What is read here was not written in this cycle: that would be undefined.
+            read_index = (index + lanes + int(rng.integers(depth - lanes))) % depth
+            read_row, read_block = int(rng.integers(rows)), int(rng.integers(depth // 32))
+            scale_valid &= (read_row, read_block) != (row, block)
+            for signal, value in ((port.valid, valid), (port.row, row), (port.index, index), (port.mask, mask),
+                                  (port.data, int.from_bytes(values.tobytes(), "little")),
+                                  (port.scale_valid, scale_valid), (port.scale_row, row), (port.scale_block, block),
+                                  (port.scale_code, code), (dut.index, read_index), (dut.scale_row, read_row),
+                                  (dut.scale_block, read_block)):
+                ctx.set(signal, value)
+            assert not ctx.get(port.fault)
+            reads.append((int.from_bytes(data[read_index].tobytes(), "little"), int(codes[read_block, read_row])))
+            if cycle >= dut.delay:
+                assert (ctx.get(dut.data), ctx.get(dut.code)) == reads[cycle - dut.delay]
+            await ctx.tick()
+            if valid:
+                for i in range(lanes):
+                    if mask >> i & 1:
+                        data[index + i, row] = values[i]
+            if scale_valid:
+                codes[block, row] = code
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("field", [
+    {"valid": 1, "index": 64}, {"valid": 1, "row": 4}, {"valid": 1, "index": 65532}, {"valid": 1, "row": 0x8000},
+    {"scale_valid": 1, "scale_row": 4}, {"scale_valid": 1, "scale_block": 2}, {"scale_valid": 1, "scale_block": 1024},
+])
+def test_faults_write_nothing(field):
+    dut = ActivationBuffer(rows=4, depth=64, lanes=4)
+
+    async def bench(ctx):
+        ctx.set(dut.write.data, 0x01010101)
+        ctx.set(dut.write.mask, 15)
+        ctx.set(dut.write.scale_code, 7)
+        for name, value in field.items():
+            ctx.set(getattr(dut.write, name), value)
+        assert ctx.get(dut.write.fault)
+        await ctx.tick()
+        ctx.set(dut.write.valid, 0)
+        ctx.set(dut.write.scale_valid, 0)
+        assert not ctx.get(dut.write.fault)
+        for index in range(64):
+            ctx.set(dut.index, index)
+            ctx.set(dut.scale_row, index % 4)
+            ctx.set(dut.scale_block, index // 4 % 2)
+            await ctx.tick().repeat(dut.delay)
+            assert ctx.get(dut.data) == 0 and ctx.get(dut.code) == 0
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize(("sizes", "message"), [
+    ({"rows": 3, "depth": 64, "lanes": 4}, "rows must be a power of two, not 3"),
+    ({"rows": 4, "depth": 16, "lanes": 4}, "depth must be a multiple of 32"),
+    ({"rows": 4, "depth": 64, "lanes": 0}, "lanes must be a power of two, not 0"),
+])
+def test_refusals(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        ActivationBuffer(**sizes)
