@@ -67,8 +67,8 @@ def _check(machine, fields):
         bad.append(f"function {fields['function']} of {len(machine.functions)}")
     if fields["reduce"] not in list(Reduce):
         bad.append(f"reduce = {fields['reduce']}")
-    if fields["swap"] and fields["n"] % 2:
-        bad.append(f"swap with n = {fields['n']}")
+    if fields["swap"] and (fields["n"] % 2 or machine.config.group_words == 1):
+        bad.append(f"swap with n = {fields['n']} in groups of {machine.config.group_words}")
     if fields["row_scale"] and fields["dest"] == Dest.PACKED and fields["n"] > machine.config.max_head_dim:
         bad.append(f"one scale for {fields['n']} elements, more than {machine.config.max_head_dim}")
     if fields["row_scale"] and fields["dest"] == Dest.ACTIVATION:

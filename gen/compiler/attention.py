@@ -118,7 +118,8 @@ def _scale_groups(b, unit):
 
 def _scores(b, unit):
     """Rotated and quantised queries, then their products with K."""
-    b.rotate("q", unit.head, unit.heads, b.shape.heads)
+    if unit.head >= b.heads_rotated:
+        b.rotate("q", unit.head, unit.heads, b.shape.heads)
     kv, span = b.place.kv, ceil_to(b.shape.head_dim, BLOCK)
     for piece, (first, rows) in enumerate(unit.pieces):
         b.vector(b.shape.head_dim, rows, a=unit.q + first * unit.stride, a_stride=unit.stride, dest=Dest.ACTIVATION,

@@ -22,6 +22,13 @@ def fp32(value):
     return int(np.float32(value).view(np.uint32))
 
 
+def _moved(place, groups):
+    """A place in the scratchpad, fixed or Dynamic, so many groups on."""
+    if not isinstance(place, Dynamic):
+        return place + groups
+    return place._replace(base=place.base + groups, maximum=place.maximum + groups)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a layer's data lies in memory.
@@ -45,7 +52,8 @@ class LayerBuilder:
     Decode takes one token and the query heads of a KV group as rows; prefill takes the tokens as rows, head after head.
     The values a run depends on are in registers: ``position``, and as Dynamic ``tokens``, ``kv_rows`` (tokens times
     KV heads), ``context``, ``k_tiles`` (tiles of K that hold the context), ``scale_bytes`` (V scales of the context).
-    ``head``, ``hidden`` and ``context_groups`` are sizes in scratchpad groups.
+    ``heads_rotated`` query heads have had their RoPE. ``head``, ``hidden`` and ``context_groups`` are sizes in
+    scratchpad groups.
     """
 
     def __init__(self, config, shape, plan, place, *, decode):
@@ -55,6 +63,7 @@ class LayerBuilder:
         self.group = shape.heads // shape.kv_heads
         self.head, self.hidden = self.groups(shape.head_dim), self.groups(shape.hidden)
         self.context_groups = self.groups(place.kv.context)
+        self.heads_rotated = 0
         self._registers()
 
     def _registers(self):
@@ -92,10 +101,10 @@ class LayerBuilder:
         """Value of a VECTOR's field ``function``."""
         return 1 + self.config.functions.index(name)
 
-    def pieces(self, n, last):
-        """Cut n outputs in two at a tile's border, at least ``last`` in the second piece: [(first, count), ...]."""
-        cut = (n - last) // self.config.lanes * self.config.lanes
-        return [(0, n)] if cut <= 0 else [(0, cut), (cut, n - cut)]
+    def pieces(self, n, size):
+        """Cut n outputs at tiles' borders into pieces of about ``size`` outputs: [(first, count), ...]."""
+        step = max(self.config.lanes, size // self.config.lanes * self.config.lanes)
+        return [(first, min(step, n - first)) for first in range(0, n, step)]
 
     # Commands.
 
@@ -135,11 +144,39 @@ class LayerBuilder:
         else:
             turns = [(base + h * head, all_heads * head, self.tokens, 2 * head) for h in range(heads)]
         for a, stride, rows, table_stride in turns:
-            self.vector(self.shape.head_dim, rows, a=a, a_stride=stride, swap=1, b_kind=Operand.STREAM, b=cos + head,
-                        b_stride=table_stride, dest=Dest.FP32, target=at["crossed"], target_stride=head)
+            if self.config.group_words > 1:
+                self.vector(self.shape.head_dim, rows, a=a, a_stride=stride, swap=1, b_kind=Operand.STREAM,
+                            b=cos + head, b_stride=table_stride, dest=Dest.FP32, target=at["crossed"],
+                            target_stride=head)
+            elif self.decode:
+                for h in range(rows):
+                    self._cross(a + h * stride, cos + head, at["crossed"] + h * head)
+            else:
+                self._cross_tokens(a, stride, cos + head, table_stride, at["crossed"])
             self.vector(self.shape.head_dim, rows, a=a, a_stride=stride, b_kind=Operand.STREAM, b=cos,
                         b_stride=table_stride, c_kind=Operand.STREAM, c=at["crossed"], c_stride=head,
                         dest=Dest.FP32, target=a, target_stride=stride)
+
+    def _cross(self, a, b, target):
+        """The product of ``swap`` where a pair has no group in common: odd elements as rows, then even ones."""
+        for even, odd in ((0, 1), (1, 0)):
+            self.vector(1, self.shape.head_dim // 2, a=_moved(a, odd), a_stride=2, b_kind=Operand.STREAM,
+                        b=_moved(b, even), b_stride=2, dest=Dest.FP32, target=_moved(target, even), target_stride=2)
+
+    def _cross_tokens(self, a, a_step, b, b_step, target):
+        """``_cross`` for each token's row of a head."""
+        p, most = self.program, self.plan.tokens - 1
+        names = ("cross_count", "cross_a", "cross_b", "cross_target")
+        count, *registers = (p.register(name) for name in names)
+        moves = list(zip(registers, (a, b, target), (a_step, b_step, self.head), strict=True))
+        p.scalar(ScalarOp.ADD, count, self.tokens.register)
+        for register, _, _ in moves:
+            p.set(register, 0)
+        with p.loop(count):
+            self._cross(*(Dynamic(register, first + most * step, first, step) for register, first, step in moves))
+            for register, _, step in moves:
+                p.scalar(ScalarOp.ADD, register, register, step)
+        p.release(*names)
 
     def project_to_residual(self, k, activation, pieces, then=lambda first, count: None):
         """x = x + projection, piece by piece, the vector unit one piece behind the array.

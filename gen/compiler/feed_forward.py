@@ -17,9 +17,7 @@ def _chunks(b):
 
 
 def _down_pieces(b):
-    lanes = b.config.lanes
-    size = max(lanes, b.shape.hidden // DOWN_PIECES // lanes * lanes)
-    return [(first, min(size, b.shape.hidden - first)) for first in range(0, b.shape.hidden, size)]
+    return b.pieces(b.shape.hidden, b.shape.hidden // DOWN_PIECES)
 
 
 def plan_streams(b):

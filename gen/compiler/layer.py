@@ -13,6 +13,9 @@ from .plan import ceil_to, plan_layer
 
 __all__ = ["CompiledLayer", "compile_layer"]
 
+PIECES = 4
+"""Pieces of q_proj and o_proj whose results are taken up while the next one is computed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledLayer:
@@ -64,8 +67,7 @@ def compile_layer(config, shape, weights, *, context):
 def _program(b):
     """Bytes of an entry point's program."""
     q_outputs, kv_outputs = (heads * b.shape.head_dim for heads in (b.shape.heads, b.shape.kv_heads))
-    q_pieces = b.pieces(q_outputs, (b.group if b.decode else 1) * b.shape.head_dim)
-    o_pieces = b.pieces(b.shape.hidden, b.shape.hidden // 8)
+    q_pieces, o_pieces = (b.pieces(n, n // PIECES) for n in (q_outputs, b.shape.hidden))
     tiles = 2 * b.tiles(kv_outputs) + b.tiles(q_outputs)
     b.plan_weights("projections", b.shape.hidden, tiles, matmuls=2 + len(q_pieces))
     b.streams.pump()
@@ -81,6 +83,9 @@ def _program(b):
     b.plan_weights("o_proj", q_outputs, b.tiles(b.shape.hidden), matmuls=len(o_pieces))
     feed_forward.plan_streams(b)
     b.streams.pump()
+    if not b.decode:  # under the last piece of q_proj
+        b.heads_rotated = q_pieces[-1][0] // b.shape.head_dim
+        b.rotate("q", 0, b.heads_rotated, b.shape.heads)
     attention.attention(b)
     b.load("ffn_norm", CONSTANTS, b.place.constants["ffn_norm"], count=b.place.row_bytes)
     b.project_to_residual(q_outputs, "o", o_pieces)

@@ -86,8 +86,10 @@ class LayerPlan:
 
 
 def _ahead(score_slots, probability_slots):
-    """With one place for probabilities, two for scores still let softmax run under the next unit's scores."""
-    return max(probability_slots - 1, min(1, score_slots - 1))
+    """Softmax of a unit runs under the scores of the next ones; with one place for scores, under a weighted sum."""
+    if score_slots == 1:
+        return min(1, probability_slots - 1)
+    return max(1, probability_slots - 1)
 
 
 INPUT, ATTENTION, OUTPUT, FFN = range(4)

@@ -139,7 +139,8 @@ def test_vector_operands_function_and_reduction(random):
 def test_vector_swap_and_maximum(random):
     a = floats(random, 2, 8)
     m = machine([load(0, 0, 8), command(Opcode.VECTOR, n=8, rows=2, a=0, a_stride=4, swap=1, reduce=Reduce.MAX,
-                                        result=10, result_stride=1, dest=Dest.FP32, target=20, target_stride=4)], a.tobytes())
+                                        result=10, result_stride=1, dest=Dest.FP32, target=20,
+                                        target_stride=4)], a.tobytes())
     m.run()
     np.testing.assert_array_equal(scratch(m, 20, 16), a.reshape(2, 4, 2)[..., ::-1].ravel().view(np.uint32))
     np.testing.assert_array_equal(m.scratchpad.words[20:24:2], a.max(axis=1).view(np.uint32))
@@ -246,6 +247,14 @@ def test_refuses_streams_out_of_step(message, commands):
     m = machine([*quantise_rows(2, 64), *commands], np.ones((2, 64), np.float32).tobytes())
     with pytest.raises(MachineError, match=message):
         m.run()
+
+
+def test_refuses_swap_where_a_group_holds_no_pair():
+    m = Machine(load_preset("micro"), TABLES)
+    m.regions[0] = bytearray(np.array([command(Opcode.VECTOR, n=2, rows=1, swap=1)], "<u4").tobytes())
+    with pytest.raises(MachineError) as error:
+        m.run()
+    assert error.value.code == ErrorCode.BAD_FIELD
 
 
 def test_what_an_earlier_run_left_counts_as_unwritten():
