@@ -16,7 +16,9 @@ from .yosys import run_script
 __all__ = ["emit", "merge_modules", "write_if_changed"]
 
 _MODULE = re.compile(r"^(?:attribute [^\n]*\n)*module \\(\S+)\n.*?^end\n", re.MULTILINE | re.DOTALL)
-_CELL = re.compile(r"^(  cell \\)(\S+)( \S+)$", re.MULTILINE)
+_CELL = re.compile(r"  cell \\(\S+) (\S+)\n")
+_CONNECT = re.compile(r"    connect \\(\S+) (.*\n)")
+_NUMBERED = re.compile(r"port\$\d+\$\d+")
 _PORT = re.compile(r"^(  wire .*(?:input|output|inout) )(\d+)", re.MULTILINE)
 _READ_INIT = re.compile(r"^(    parameter \\INIT_VALUE (\d+)')[-x]+$", re.MULTILINE)
 _ZERO_ROW = re.compile(r"    (\S+ ?)\[(\d+)\] = (\d+'[a-z]0+);\n")
@@ -75,10 +77,11 @@ def write_if_changed(path, text):
 def merge_modules(text):
     """RTLIL text in which modules that are equal but for their name stand once, under the name of the first.
 
-    The names left are plain identifiers: ``top.unit.part`` becomes ``top_unit_part``.
+    The names left are plain identifiers: ``top.unit.part`` becomes ``top_unit_part``. Ports that Amaranth names by the
+    number of a net of the whole design, which would make every copy another module, are numbered within theirs.
     """
     modules = {match[1]: match[0] for match in _MODULE.finditer(text)}
-    kept, by_body, final = {}, {}, {}
+    kept, by_body, final, ports = {}, {}, {}, {}
 
     def settle(name):
         """Final name of a module; its submodules are settled first."""
@@ -88,8 +91,8 @@ def merge_modules(text):
         while plain in kept:
             plain += "_"
         kept[plain] = None  # holds the name and the place in the file: parents stand before their submodules
-        body = _CELL.sub(lambda m: m[1] + (settle(m[2]) if m[2] in modules else m[2]) + m[3], modules[name])
-        head, tail = body.split(f"module \\{name}\n", 1)
+        ports[name] = own = {}
+        head, tail = _rewrite(modules[name], own).split(f"module \\{name}\n", 1)
         digest = hashlib.sha256((head + tail).encode()).digest()
         if digest in by_body:
             del kept[plain]
@@ -98,6 +101,24 @@ def merge_modules(text):
             by_body[digest] = plain
         final[name] = by_body[digest]
         return final[name]
+
+    def _rewrite(body, own):
+        """The body with ``own`` port names, which it fills, and with the final names of submodules and their ports."""
+        def rename(part):
+            return _NUMBERED.sub(lambda m: own.setdefault(m[0], f"port$p{len(own)}"), part)
+
+        lines, inner = [], None
+        for line in body.splitlines(keepends=True):
+            if (cell := _CELL.fullmatch(line)) and cell[1] in modules:
+                inner = cell[1]
+                line = f"  cell \\{settle(inner)} {cell[2]}\n"
+            elif inner and (connect := _CONNECT.fullmatch(line)):
+                line = f"    connect \\{ports[inner].get(connect[1], connect[1])} {rename(connect[2])}"
+            else:
+                inner = None
+                line = rename(line)
+            lines.append(line)
+        return "".join(lines)
 
     for name in modules:
         settle(name)

@@ -210,6 +210,19 @@ def test_merge_modules_keeps_what_differs():
     assert re.findall(r"^  cell \\(\S+)", merged, re.MULTILINE) == ["t_u", "t_u", "t_w", "t_u_x"]
 
 
+def test_merge_modules_numbers_ports_within_their_module():
+    """Two copies whose ports carry net numbers of the whole design are one module, connected as before."""
+    def part(name, net):
+        return f"module \\{name}\n  wire width 1 input 0 \\port${net}$0\n  connect \\o \\port${net}$0 [0]\nend\n"
+
+    cells = "".join(f"  cell \\t.{n} \\{n}\n    connect \\port${net}$0 \\port$99${net} [0]\n  end\n"
+                    for n, net in (("u", 10), ("v", 20)))
+    merged = merge_modules(f"module \\t\n{cells}end\n{part('t.u', 10)}{part('t.v', 20)}")
+    assert re.findall(r"^module \\(\S+)", merged, re.MULTILINE) == ["t", "t_u"]
+    assert re.findall(r"    connect (.*)", merged) == ["\\port$p0 \\port$p0 [0]", "\\port$p0 \\port$p1 [0]"]
+    assert "  connect \\o \\port$p0 [0]" in merged
+
+
 def test_written_only_if_changed(tmp_path):
     path = tmp_path / "folder" / "file.v"
     assert write_if_changed(path, "a")
