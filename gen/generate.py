@@ -42,6 +42,7 @@ def describe(config, component, verilog):
     """What the JSON beside the Verilog says: equal configurations and tools give an equal description."""
     return {
         "name": config.name,
+        "top": config.module_name,
         "configuration": asdict(config),
         "config_hash": config.sha256,
         "tools": {tool: version(tool) for tool in _TOOLS},
@@ -53,9 +54,9 @@ def describe(config, component, verilog):
 def generate(config, folder, *, top=build_top):
     """Write everything that ``config`` stands for into ``folder``; all of it, or nothing.
 
-    Files: ``NAME.v``, ``NAME.json`` (configuration, hash, versions of the tools, ports), ``tilewright_registers.rdl``
-    and ``.h``, ``tilewright_commands.h``, ``registers/index.html``. Files that hold the same already are left as they
-    are, others in the folder are not touched. ``top`` makes the component.
+    Files: ``tilewright_NAME.v`` and ``.json`` (configuration, hash, versions of the tools, ports),
+    ``tilewright_registers.rdl`` and ``.h``, ``tilewright_commands.h``, ``registers/index.html``. Files that hold the
+    same already are left as they are, others in the folder are not touched. ``top`` makes the component.
 
     Returns the description, with the written files' names under ``files``. Raises UserError where the folder cannot be
     written.
@@ -86,9 +87,9 @@ def _write_all(config, work, component):
         write_register_header,
         write_register_page,
     )
-    verilog = emit(component, name=config.name, path=work / f"{config.name}.v")
+    verilog = emit(component, name=config.module_name, path=work / f"{config.module_name}.v")
     description = describe(config, component, verilog)
-    (work / f"{config.name}.json").write_text(json.dumps(description, indent=2) + "\n")
+    (work / f"{config.module_name}.json").write_text(json.dumps(description, indent=2) + "\n")
     (work / "tilewright_registers.rdl").write_text(systemrdl_text())
     root = compile_systemrdl(work / "tilewright_registers.rdl")
     write_register_header(root, work / "tilewright_registers.h")

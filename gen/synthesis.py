@@ -86,8 +86,8 @@ def synthesise(component, *, name):
     """Area of ``component`` after ``synth_ecp5`` of the Verilog that a user gets."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         folder = Path(folder)
-        emit(component, name=name, path=folder / "design.v")
-        run_script(["read_verilog design.v", f"synth_ecp5 -top {name}", "tee -q -o stat.json stat -json"],
+        emit(component, name=f"tilewright_{name}", path=folder / "design.v")
+        run_script(["read_verilog design.v", f"synth_ecp5 -top tilewright_{name}", "tee -q -o stat.json stat -json"],
                    folder=folder)
         statistics = json.loads((folder / "stat.json").read_text())
     count = statistics["design"]["num_cells_by_type"]

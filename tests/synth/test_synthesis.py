@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Fragment, Module, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -91,6 +91,6 @@ def test_budgets_fit_their_devices():
             assert budgets[preset][figure] <= getattr(device, figure)
 
 
-@pytest.mark.parametrize("name", list(TARGETS))
-def test_targets_can_be_built(name):
-    assert isinstance(TARGETS[name](), wiring.Component)
+@pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("small_")])
+def test_units_are_made_as_the_accelerator_makes_them(name):
+    Fragment.get(TARGETS[name](), None)
