@@ -16,7 +16,7 @@ class OperandBuffer(wiring.Component):
 
     A slot is what the lanes take in a cycle: ``lanes`` words. ``take`` reads the next one; it is on ``o`` a cycle later.
     A STREAM operand gives the words of its groups in order and starts a new group with each row; a ROW operand gives
-    the first word of one group for a whole row; NONE and IMMEDIATE give a constant.
+    the first word of one group for a whole row; NONE and IMMEDIATE give a constant, kept in place of a group.
 
     Each buffer counts for itself, so a later operand of the same row is read later by a delayed ``take``, and no
     delay line is needed for it.
@@ -32,6 +32,7 @@ class OperandBuffer(wiring.Component):
 
     Members
     -------
+    start : In(1)            a command begins; nothing of the one before is left
     kind : In(2)             Operand, constant while a command runs
     immediate : In(32)       FP32 bits for IMMEDIATE
     swap : In(1)             exchange the elements of each pair
@@ -44,8 +45,8 @@ class OperandBuffer(wiring.Component):
     def __init__(self, *, lanes, group_words, depth, neutral):
         self._lanes, self._words, self._depth, self._neutral = lanes, group_words, depth, neutral
         super().__init__({
-            "kind": In(Operand), "immediate": In(32), "swap": In(1), "write": In(1), "data": In(32 * group_words),
-            "take": In(1), "row_end": In(1), "released": Out(1), "o": Out(32 * lanes),
+            "start": In(1), "kind": In(Operand), "immediate": In(32), "swap": In(1), "write": In(1),
+            "data": In(32 * group_words), "take": In(1), "row_end": In(1), "released": Out(1), "o": Out(32 * lanes),
         })
 
     def elaborate(self, platform):
@@ -53,39 +54,41 @@ class OperandBuffer(wiring.Component):
         phases = self._words // self._lanes
         m.submodules.groups = memory = Memory(shape=unsigned(32 * self._words), depth=self._depth, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
-        phase = Signal(range(phases))
-        stream, row = Signal(), Signal()
-
+        phase, next_phase = Signal(range(phases)), Signal(range(phases))
+        index = Signal(range(phases))  # slot of the group to read, ahead of the wide multiplexer
+        stream, constant = Signal(), Signal()
+        o = Signal(32 * self._lanes, reset_less=True)
         m.d.comb += [
             stream.eq(self.kind == Operand.STREAM),
-            row.eq(self.kind == Operand.ROW),
-            write.en.eq(self.write),
+            constant.eq(self.start & ~stream & (self.kind != Operand.ROW)),
+            write.en.eq(self.write | constant),
             write.data.eq(self.data),
             self.released.eq(self.take & (self.row_end | (phase == phases - 1))),
+            next_phase.eq(Mux(self.released, 0, phase + self.take)),
+            self.o.eq(o),
         ]
-        with m.If(self.write):
+        with m.If(constant):
+            m.d.comb += write.data[:32].eq(Mux(self.kind == Operand.IMMEDIATE, self.immediate, self._neutral))
+        with m.If(write.en):
             m.d.sync += write.addr.eq(write.addr + 1)
-        with m.If(self.take):
-            m.d.sync += phase.eq(Mux(self.released, 0, phase + 1))
-        with m.If((stream & self.released) | (row & self.take & self.row_end)):
+        m.d.sync += [
+            phase.eq(next_phase),
+            index.eq(Mux(stream, next_phase ^ (self.swap & (self._lanes == 1)), 0)),
+        ]
+        with m.If((stream & self.released) | ((self.kind == Operand.ROW) & self.take & self.row_end)):
             m.d.sync += read.addr.eq(read.addr + 1)
-
-        constant = Mux(self.kind == Operand.IMMEDIATE, self.immediate, self._neutral)
-        o = Signal(32 * self._lanes, reset_less=True)
-        m.d.comb += self.o.eq(o)
-        for lane, word in enumerate(self._select(read.data, phase, stream)):
-            m.d.sync += o.word_select(lane, 32).eq(Mux(stream | row, word, constant))
+        with m.If(self.start):
+            m.d.sync += read.addr.eq(write.addr)  # a constant of the command before goes
+        for lane, word in enumerate(self._select(read.data, index, stream)):
+            m.d.sync += o.word_select(lane, 32).eq(word)
         return m
 
-    def _select(self, group, phase, stream):
-        """Word of each lane out of a group: by phase where it is streamed, else word 0."""
+    def _select(self, group, index, stream):
+        """Word of each lane out of a group: those of a slot where it is streamed, else word 0 for all."""
         words = [group.word_select(i, 32) for i in range(self._words)]
-        if self._words == 1:
-            return words
+        slot = [Array(words[lane::self._lanes])[index] for lane in range(self._lanes)]
         if self._lanes == 1:
-            index = Mux(stream, phase ^ self.swap, 0)
-            return [Array(words)[index]]
-        slot = [Array(words[lane::self._lanes])[phase] for lane in range(self._lanes)]
+            return slot
         return [Mux(stream, Mux(self.swap, slot[lane ^ 1], slot[lane]), words[0]) for lane in range(self._lanes)]
 
 

@@ -14,7 +14,9 @@ PACKED_GAP = 3
 
 def slot_layout(lanes):
     """What travels beside a slot of ``lanes`` elements: ``row_end`` the row's last slot, ``keep`` elements below both
-    n and valid (the others become zero)."""
+    n and valid (the others become zero). Raises ValueError for a number of lanes that the vector unit cannot have."""
+    if lanes not in (1, 2, 4, 8):
+        raise ValueError(f"lanes = {lanes}: must be a power of two from 1 to 8")
     return data.StructLayout({"valid": 1, "row_end": 1, "keep": lanes})
 
 

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import BLOCK
 from .issue import slot_layout
 
-__all__ = ["Quantiser"]
+__all__ = ["CODE", "Quantiser", "check_max_row"]
 
 CODE = data.StructLayout({"m": 2, "e": 6})  # scale 2^(e - 22) * (4 + m) / 4
 E_LAST = 37
@@ -16,6 +16,12 @@ E_LAST = 37
 LIMITS = (123, 250, 377, 504)
 SCALES = ((1, 0), (2, 0), (3, 0), (0, 1), (1, 1))
 RECIPROCALS = (131072, 104858, 87381, 74898)  # 2^17 * 4/m
+
+
+def check_max_row(max_row):
+    """Raise ValueError for a longest row that the quantiser cannot hold."""
+    if not (BLOCK <= max_row <= 1024 and max_row % BLOCK == 0):
+        raise ValueError(f"max_row = {max_row}: must be a multiple of {BLOCK} from {BLOCK} to 1024")
 
 
 class Quantiser(wiring.Component):
@@ -43,8 +49,7 @@ class Quantiser(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row):
-        if max_row % BLOCK:
-            raise ValueError(f"max_row = {max_row}: must be a multiple of {BLOCK}")
+        check_max_row(max_row)
         self._lanes = lanes
         # The ring holds a block that is read while the next one arrives: together one block, and the time to its scale.
         self._ring = 1 << (max_row // lanes + 16 - 1).bit_length()

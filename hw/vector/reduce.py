@@ -112,7 +112,8 @@ class Reducer(wiring.Component):
         level, step = Signal(range(len(levels))), Signal(range(max(self._loop, *(c for _, _, c in levels)) + 1))
         additions = Array([a for a, _, _ in levels])[level]
         cycles = Array([c for _, _, c in levels])[level]
-        accumulate, tree, last_level = Signal(), Signal(), Signal()
+        accumulate, last_level = Signal(), Signal()
+        tree = Signal()  # an addition of the tree begins; a register, as operands are read in the same cycle
         m.d.comb += last_level.eq(level == len(levels) - 1)
 
         with m.FSM(name="sum") as fsm:
@@ -134,15 +135,16 @@ class Reducer(wiring.Component):
             with m.State("SETTLE"):
                 m.d.sync += step.eq(step + 1)
                 with m.If(step == self._loop - 2):
-                    m.d.sync += [step.eq(0), level.eq(0)]
+                    m.d.sync += [step.eq(0), level.eq(0), tree.eq(1)]
                     m.next = "TREE"
             with m.State("TREE"):
-                m.d.comb += tree.eq(step < additions)
                 m.d.sync += step.eq(step + 1)
+                with m.If(step == additions - 1):
+                    m.d.sync += tree.eq(0)
                 with m.If(step == cycles - 1):
-                    m.d.sync += [step.eq(0), level.eq(level + 1)]
+                    m.d.sync += [step.eq(0), level.eq(level + 1), tree.eq(1)]
                     with m.If(last_level):
-                        m.d.sync += [index.eq(0), first_pass.eq(1)]
+                        m.d.sync += [index.eq(0), first_pass.eq(1), tree.eq(0)]
                         m.next = "ACCUMULATE"
 
         # Address of the operands, and of the result when it leaves the adder.

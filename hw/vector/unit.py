@@ -9,9 +9,10 @@ from ..config import BLOCK
 from ..ports import ActivationWrite, ScratchRead, ScratchWrite, UnitStatus
 from ..registers import ErrorCode
 from .fetch import OperandBuffer, OperandFetch
+from .function import check_table
 from .issue import SlotIssue, slot_layout
 from .lanes import Lane
-from .quantise import Quantiser
+from .quantise import Quantiser, check_max_row
 from .reduce import Reducer
 from .write import ResultWriter
 
@@ -60,8 +61,12 @@ class VectorUnit(wiring.Component):
         for name, value, low, high in (("lanes", lanes, 1, 8), ("group_words", group_words, lanes, 16)):
             if not (low <= value <= high and value & (value - 1) == 0):
                 raise ValueError(f"{name} = {value}: must be a power of two from {low} to {high}")
-        if not 1 <= activation_rows <= 1 << 15:
-            raise ValueError(f"activation_rows = {activation_rows}: must be from 1 to {1 << 15}")
+        for name, value, high in (("activation_rows", activation_rows, 1 << 15), ("multiply_dsps", multiply_dsps, 4)):
+            if not 1 <= value <= high:
+                raise ValueError(f"{name} = {value}: must be from 1 to {high}")
+        check_max_row(max_row)
+        for table in tables:
+            check_table(table)
         self._lanes, self._words, self._tables = lanes, group_words, tuple(tables)
         self._activation_rows, self._max_row = activation_rows, max_row
         self._lane = [Lane(tables=self._tables, multiply_dsps=multiply_dsps) for _ in range(lanes)]
@@ -96,7 +101,7 @@ class VectorUnit(wiring.Component):
 
         slots = self._slots(m, issue)
         self._connect_scratchpad(m, fetch, writer)
-        self._connect_lanes(m, fetch, slots)
+        self._connect_lanes(m, start, fetch, slots)
         self._connect_results(m, writer, slots)
         pipeline = Cat(slot.valid for slot in slots[1:]).any()
         self._control(m, start, issue.busy | pipeline | self._reducer.busy | self._quantiser.busy | writer.busy)
@@ -119,7 +124,7 @@ class VectorUnit(wiring.Component):
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         wiring.connect(m, writer.activation, wiring.flipped(self.activation))
 
-    def _connect_lanes(self, m, fetch, slots):
+    def _connect_lanes(self, m, start, fetch, slots):
         command, lane = self.command.payload, self._lane[0]
         operands = {}
         for i, (name, kind, immediate, at, neutral) in enumerate((
@@ -132,6 +137,7 @@ class VectorUnit(wiring.Component):
                                    depth=self._d_depth if name == "d" else 16)
             m.submodules[f"buffer_{name}"] = operands[name] = buffer
             m.d.comb += [
+                buffer.start.eq(start),
                 buffer.kind.eq(kind),
                 buffer.immediate.eq(immediate),
                 buffer.write.eq(fetch.write[i]),

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """VectorUnit against the golden model: a command's whole effect on scratchpad and activation buffer, word by word."""
 
 from collections import deque
