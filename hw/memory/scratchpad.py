@@ -64,18 +64,19 @@ class Scratchpad(wiring.Component):
         turn = Signal()                     # the reader that wins when both ask
         owner = [Signal(READERS, name=f"owner_{i}") for i in ("memory", "output")]
         fault = [Signal(name=f"fault_{i}") for i in ("memory", "output")]
+        address = Signal(SCRATCH_ADDRESS_WIDTH)
         output = Signal(self._width, reset_less=True)
         m.d.comb += [
             first.ready.eq(~(second.valid & turn)),
             second.ready.eq(~first.valid | turn),
-            port.addr.eq(Mux(second.valid & second.ready, second.address, first.address)),
+            address.eq(Mux(second.valid & second.ready, second.address, first.address)), port.addr.eq(address),
         ]
         taken = Cat(reader.valid & reader.ready for reader in self.readers)
         with m.If(taken.any()):
             m.d.sync += turn.eq(taken[0])
         # Stage 1: memory. Stage 2: its output register.
         m.d.sync += [
-            owner[0].eq(taken), fault[0].eq(self._outside(port.addr)),
+            owner[0].eq(taken), fault[0].eq(self._outside(address)),
             owner[1].eq(owner[0]), fault[1].eq(fault[0]),
             output.eq(port.data),
         ]

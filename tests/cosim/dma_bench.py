@@ -22,6 +22,9 @@ SIZES = (0x4000, 0x8000 + 40, 0x8000, 0x1000)
 WRITABLE = (0, 1, 1, 1)
 MEMORY_BYTES = 0x30000
 UNITS = {"load": Opcode.LOAD, "store": Opcode.STORE, "stream": Opcode.STREAM}
+TRANSFER = {"rows": 1, "planes": 1, "row_stride": 0, "plane_stride": 0, "scratch": 0, "scratch_row_stride": 0,
+            "scratch_plane_stride": 0}
+DEFAULTS = {"load": TRANSFER, "store": TRANSFER | {"element": Element.ROW}, "stream": {}}
 ELEMENTS = {Element.BYTE: (1, 1), Element.HALF: (2, 4), Element.WORD: (4, 4)}  # bytes in memory, in the scratchpad
 
 
@@ -152,7 +155,7 @@ class Bench:
         """Hand a command over; its effect is put into the model. Fields that stand for errors are the caller's."""
         port = getattr(self.dut, f"{unit}__payload")
         valid, ready = getattr(self.dut, f"{unit}__valid"), getattr(self.dut, f"{unit}__ready")
-        port.value = sum(word << 32 * i for i, word in enumerate(encode(UNITS[unit], **fields)))
+        port.value = sum(word << 32 * i for i, word in enumerate(encode(UNITS[unit], **DEFAULTS[unit] | fields)))
         valid.value = 1
         while True:
             await ReadOnly()
@@ -162,19 +165,19 @@ class Bench:
                 break
         valid.value = 0
 
-    async def until(self, condition, limit=40_000):
+    async def until(self, condition, what="", limit=10_000):
         for _ in range(limit):
             await RisingEdge(self.dut.clk)
             if condition():
                 return
-        raise AssertionError("the unit stopped")
+        raise AssertionError(f"the unit stopped: {what}")
 
     async def run(self, unit, *commands):
         """Commands of one unit back to back, until all are done."""
         target = self.done[unit] + len(commands)
         for fields in commands:
             if unit != "stream":
-                getattr(self.model, unit)(fields)
+                getattr(self.model, unit)(DEFAULTS[unit] | fields)
             await self.send(unit, fields)
         await self.until(lambda: self.done[unit] == target or self.errors)
         assert not self.errors, self.errors
@@ -195,7 +198,7 @@ class Bench:
         """A command that ends with ``code``, then an abort. The model takes over what memory holds then."""
         dones = dict(self.done)
         await self.send(unit, fields)
-        await self.until(lambda: self.errors)
+        await self.until(lambda: self.errors, (unit, fields))
         assert self.errors[0] == (unit, code) and self.done == dones, (fields, code, self.errors)
         await self.abort()
 
@@ -275,8 +278,8 @@ async def page_boundaries(dut):
     beat = bench.beat_bytes
     for before, beats in itertools.product((0, 1, 2, 31, 32, 33), (1, 2, 33, 65)):
         offset = PAGE - before * beat
-        await bench.run("load", {"region": 0, "offset": offset, "count": beats * beat, "rows": 1, "planes": 1})
-        await bench.run("store", {"region": 2, "offset": offset, "count": beats * beat - 3, "rows": 1, "planes": 1})
+        await bench.run("load", {"region": 0, "offset": offset, "count": beats * beat})
+        await bench.run("store", {"region": 2, "offset": offset, "count": beats * beat - 3})
         bench.check()
 
 
@@ -287,15 +290,15 @@ async def whole_region(dut):
     await bench.start(pause=0.2)
     beat, size = bench.beat_bytes, SIZES[1]
     last = (size - 1) // beat * beat
-    row = {"region": 1, "offset": last - 4 * beat, "count": size - last + 4 * beat, "rows": 1, "planes": 1}
-    byte = {"region": 1, "element": Element.BYTE, "offset": size - 3, "count": 3, "rows": 1, "planes": 1,
+    row = {"region": 1, "offset": last - 4 * beat, "count": size - last + 4 * beat}
+    byte = {"region": 1, "element": Element.BYTE, "offset": size - 3, "count": 3,
             "element_stride": 1}
-    await bench.run("load", {"region": 0, "offset": 0, "count": 8 * beat, "rows": 1, "planes": 1})
+    await bench.run("load", {"region": 0, "offset": 0, "count": 8 * beat})
     await bench.run("store", row, byte)
     bench.check()
     await bench.fail("store", row | {"count": row["count"] + 1}, ErrorCode.WRITE_RANGE)
     bench.check()
-    await bench.fail("load", {"region": 1, "offset": last + beat, "count": beat, "rows": 1, "planes": 1},
+    await bench.fail("load", {"region": 1, "offset": last + beat, "count": beat},
                      ErrorCode.READ_RANGE)
     bench.model.scratch[:] = bytes(len(bench.model.scratch))
 
@@ -306,7 +309,7 @@ async def errors(dut):
     bench = Bench(dut)
     await bench.start(pause=0.2)
     beat = bench.beat_bytes
-    good = {"region": 0, "offset": 0, "count": 40 * beat, "rows": 1, "planes": 1}
+    good = {"region": 0, "offset": 0, "count": 40 * beat}
     out = good | {"region": 2, "element": Element.ROW}
     word = out | {"element": Element.WORD, "element_stride": 4, "count": 8}
     half, byte = word | {"element": Element.HALF}, word | {"element": Element.BYTE}
@@ -369,7 +372,7 @@ async def aborts(dut):
         fields = (store, scatter)[i % 2] | {"offset": (store, scatter)[i % 2]["offset"] + i * beat}
         wanted = Model(before, beat)
         wanted.scratch[:] = bench.model.scratch
-        wanted.store(fields)
+        wanted.store(DEFAULTS["store"] | fields)
         units = [cocotb.start_soon(bench.send(unit, command))
                  for unit, command in (("load", load), ("store", fields), ("stream", stream))]
         for _ in range(bench.rng.randint(1, 150)):
@@ -419,7 +422,7 @@ async def streams_beside_loads(dut):
     streaming = cocotb.start_soon(bench.run("stream", stream, stream))
     for _ in range(6):
         await bench.run("load", *(random_load(bench.rng, beat) for _ in range(2)))
-        await bench.run("store", {"region": 1, "offset": 0, "count": GROUPS * beat, "rows": 1, "planes": 1})
+        await bench.run("store", {"region": 1, "offset": 0, "count": GROUPS * beat})
         bench.check()
     await streaming
     await bench.until(lambda: len(seen["scale"]) == 2 * len(scales) and len(seen["beat"]) == 2 * len(weights))
