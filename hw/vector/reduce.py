@@ -47,13 +47,14 @@ class Reducer(wiring.Component):
     """
 
     def __init__(self, *, lanes):
+        slot = slot_layout(lanes)
         self._lanes = lanes
         self._adders = [FP32Add() for _ in range(lanes)]
         # From the cycle in which a partial sum is read to the first in which it can be read again.
         self._loop = self._adders[0].delay + 2
         self._slots = PARTIALS // lanes
         super().__init__({
-            "reduce": In(Reduce), "slot": In(slot_layout(lanes)), "i": In(32 * lanes),
+            "reduce": In(Reduce), "slot": In(slot), "i": In(32 * lanes),
             "result_valid": Out(1), "result_ready": In(1), "result": Out(32), "busy": Out(1),
         })
 
