@@ -14,9 +14,9 @@ __all__ = ["OperandBuffer", "OperandFetch"]
 class OperandBuffer(wiring.Component):
     """Groups of one operand between scratchpad and lanes, and the constant that stands in for them.
 
-    A slot is what the lanes take in a cycle: ``lanes`` words. ``take`` reads the next one; it is on ``o`` a cycle later.
-    A STREAM operand gives the words of its groups in order and starts a new group with each row; a ROW operand gives
-    the first word of one group for a whole row; NONE and IMMEDIATE give a constant, kept in place of a group.
+    A slot is what the lanes take in a cycle: ``lanes`` words. ``take`` reads the next one, which is on ``o`` a cycle
+    later. A STREAM operand gives the words of its groups in order and starts a new group with each row; a ROW operand
+    gives the first word of one group for a whole row; NONE and IMMEDIATE give a constant, kept in place of a group.
 
     Each buffer counts for itself, so a later operand of the same row is read later by a delayed ``take``, and no
     delay line is needed for it.
@@ -138,30 +138,30 @@ class OperandFetch(wiring.Component):
 
         # Where the walk stands: operands still to ask for in this group, group in the row, rows left.
         active, first_row, first_group, beginning = Signal(), Signal(), Signal(), Signal()
-        pending, group, rows = Signal(4), Signal(16), Signal(16)
-        operand, last = Signal(2), Signal()
-        advance = Signal()
-        rest = pending & (pending - 1)
+        pending, operand, last = Signal(4), Signal(2), Signal()  # the first of them, and whether it is the only one
+        group, rows = Signal(16), Signal(16)
+        advance, row_ends, following = Signal(), Signal(), Signal(4)
         m.d.comb += [
-            operand.eq(Mux(pending[0], 0, Mux(pending[1], 1, Mux(pending[2], 2, 3)))),
-            last.eq(rest == 0),
-            advance.eq(active & (~self.read.valid | self.read.ready) & (~beginning | self._room(m, beginning & advance))),
+            row_ends.eq(last & (group == self.last_group)),
+            following.eq(Mux(row_ends | self.start, with_rows, Mux(last, streams, pending & (pending - 1)))),
+            advance.eq(active & (~self.read.valid | self.read.ready)
+                       & (~beginning | self._room(m, beginning & advance))),
         ]
+        with m.If(advance | self.start):
+            m.d.sync += [
+                pending.eq(following),
+                operand.eq(Mux(following[0], 0, Mux(following[1], 1, Mux(following[2], 2, 3)))),
+                last.eq(following & (following - 1) == 0),
+            ]
         with m.If(advance):
-            m.d.sync += [pending.eq(rest), beginning.eq(last)]
+            m.d.sync += beginning.eq(last)
             with m.If(last):
-                row_ends = group == self.last_group
-                m.d.sync += [
-                    pending.eq(Mux(row_ends, with_rows, streams)),
-                    first_group.eq(row_ends),
-                    group.eq(Mux(row_ends, 0, group + 1)),
-                ]
-                with m.If(row_ends):
-                    m.d.sync += [first_row.eq(0), rows.eq(rows - 1), active.eq(rows != 1)]
+                m.d.sync += [first_group.eq(row_ends), group.eq(Mux(row_ends, 0, group + 1))]
+            with m.If(row_ends):
+                m.d.sync += [first_row.eq(0), rows.eq(rows - 1), active.eq(rows != 1)]
         with m.If(self.start):
             m.d.sync += [
-                active.eq(1), first_row.eq(1), first_group.eq(1), beginning.eq(1),
-                pending.eq(with_rows), group.eq(0), rows.eq(command.rows),
+                active.eq(1), first_row.eq(1), first_group.eq(1), beginning.eq(1), group.eq(0), rows.eq(command.rows),
             ]
 
         address = self._address(m, operand, first_row, first_group, group, advance)

@@ -14,8 +14,8 @@ __all__ = ["Lane"]
 class Lane(wiring.Component):
     """t3 = F(a * b + c), t4 = t3 * d, each operation rounded as docs/numerics.md says.
 
-    Operands are taken where they are used: c ``c_delay`` cycles after a and b, d ``d_delay`` cycles after them. t3 comes
-    with d, ``d_delay`` cycles after a and b; t4 after ``delay``. Throughput: one element a cycle. Flow control: none.
+    Operands are taken where they are used: c ``c_delay`` cycles after a and b, d ``d_delay`` cycles after them. t3 is
+    there together with d, t4 ``delay`` cycles after a and b. Throughput: one element a cycle. Flow control: none.
 
     Parameters
     ----------

@@ -27,8 +27,8 @@ def check_max_row(max_row):
 class Quantiser(wiring.Component):
     """Turns slots of FP32 values into slots of INT8, as docs/numerics.md defines A8.
 
-    A block is 32 elements, the rest of a row, or a whole row. Its values wait in block RAM until its scale is known, then
-    leave in the same slots. Blocks may follow each other at once.
+    A block is 32 elements, the rest of a row, or a whole row. Its values wait in block RAM until its scale is known,
+    then leave in the same slots. Blocks may follow each other at once.
 
     Latency: a block plus about 14 cycles. Throughput: a slot a cycle. Flow control: none; output is always taken.
 
@@ -165,7 +165,7 @@ class Quantiser(wiring.Component):
     def _ring_read(self, m, write, committed):
         """Reads whole blocks whose scale is known; two cycles from address to entry."""
         write_valid, write_entry = write
-        # A slot is never read in the cycle in which it is written: the ring is never full, and what is read is committed.
+        # no_rw_check: no slot is read while it is written; the ring is never full, and only committed slots are read.
         m.submodules.ring = ring = Memory(shape=unsigned(self._entry.size), depth=self._ring, init=[],
                                           attrs={"no_rw_check": 1})
         writer, reader = ring.write_port(), ring.read_port()
@@ -211,7 +211,8 @@ class Quantiser(wiring.Component):
             return Signal(shape, reset_less=True, name=name + lane)
 
         # Stage A: operands, and how far beyond 26 places the product goes right: 34 + (e - 22) - (exponent - 127) - 26.
-        significand, factor, shift, sign = reg(18, "significand"), reg(18, "factor"), reg(signed(9), "shift"), value.sign
+        significand, factor, shift = reg(18, "significand"), reg(18, "factor"), reg(signed(9), "shift")
+        sign = value.sign
         m.d.sync += [
             significand.eq(Cat(value.fraction, 1)),
             factor.eq(reciprocal),

@@ -29,8 +29,8 @@ class VectorUnit(wiring.Component):
     cycles. The next command begins when the last write of the one before has been taken: about 12 cycles, the lanes'
     delay, and for A8 a block and about 15 cycles more, from command to command.
 
-    The command stays valid while it runs; ``ready`` is high in its last cycle, beside ``done``. An error leaves the unit
-    stopped until it is reset.
+    The command stays valid while it runs; ``ready`` is high in its last cycle, beside ``done``. An error leaves the
+    unit stopped until it is reset.
 
     Parameters
     ----------
@@ -193,6 +193,8 @@ class VectorUnit(wiring.Component):
         with m.Elif((self.activation.valid | self.activation.scale_valid) & self.activation.fault):
             m.d.comb += fault.eq(ErrorCode.ACTIVATION_RANGE)
 
+        running = Signal()
+        m.d.sync += running.eq(start | working)
         with m.FSM(name="control") as fsm:
             with m.State("IDLE"):
                 with m.If(self.command.valid):
@@ -213,7 +215,7 @@ class VectorUnit(wiring.Component):
                 with m.If(fault != 0):
                     m.d.comb += [status.error.eq(1), status.code.eq(fault)]
                     m.next = "STOPPED"
-                with m.Elif(~working):
+                with m.Elif(~running):
                     m.d.comb += [status.done.eq(1), self.command.ready.eq(1)]
                     m.next = "IDLE"
             with m.State("STOPPED"):

@@ -141,7 +141,7 @@ class ResultWriter(wiring.Component):
         return valid, words, mask, row_end
 
     def _gather(self, m, inside, packed):
-        """Words of a group, from slots of FP32 or of packed words: (valid, words, mask, address), held for one cycle."""
+        """Words of a group, from slots of FP32 or of packed words: (valid, words, mask, address), for one cycle."""
         packed_valid, packed_words, packed_mask, packed_end = packed
         count = len(packed_mask)
         valid, ended = Signal(), Signal()

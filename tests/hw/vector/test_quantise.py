@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Quantiser against the golden A8: scales over the whole range, limits and their neighbours, blocks one behind the other."""
+"""Quantiser against the golden A8: scales over the whole range, limits and their neighbours, blocks without a gap."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SPECIAL = np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F7FFFFF, 
 
 
 def run(dut, rows, *, row_scale, rng, bubbles=0.0):
-    """(q, code of each element, first and row_end marks) for rows of FP32 bits [rows, n], without gaps but random ones."""
+    """(q, code of each element, first and row_end marks) for rows of FP32 bits [rows, n], with random gaps only."""
     lanes, n = len(dut.slot.keep), rows.shape[1]
     slots = -(-n // lanes)
     q, codes, marks = [], [], []

@@ -14,8 +14,8 @@ SPECIAL = np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F7FFFFF, 
 
 
 def run(dut, kind, rows, keep, rng, *, bubbles):
-    """Results of rows (FP32 bits [rows, n]); elements from keep[row] on are left out, gaps are the smallest allowed plus
-    random ones."""
+    """Results of rows (FP32 bits [rows, n]); elements from keep[row] on are left out. Gaps are the smallest allowed
+    and random ones."""
     lanes, n = len(dut.slot.keep), rows.shape[1]
     tail = dut.tail_max if kind == Reduce.MAX else dut.tail_sum_short if n < 32 else dut.tail_sum
     interval = dut.interval if kind == Reduce.SUM else 1

@@ -115,7 +115,10 @@ class Bench:
             words = encode(Opcode.VECTOR, **command)
             ctx.set(unit.command.payload.as_value(), sum(word << 32 * i for i, word in enumerate(words)))
             ctx.set(unit.command.valid, 1)
-            for cycle in range(200_000):
+            cycle = 0
+            while True:
+                cycle += 1
+                assert cycle < 20_000, "no done"
                 ready = int(self.rng.random() >= self.stall)
                 ctx.set(unit.read.ready, ready)
                 address = ctx.get(unit.read.address)
@@ -130,9 +133,7 @@ class Bench:
                     return ErrorCode(code)
                 if done:
                     break
-            else:
-                raise AssertionError("no done")
-            self.cycles.append(cycle + 1)
+            self.cycles.append(cycle)
         return None
 
     def _answer(self, ctx, address, groups):
@@ -162,7 +163,8 @@ class Bench:
                 if ctx.get(activation.mask) >> i & 1:
                     memory.bytes[row, index + i] = byte - 256 * (byte >> 7)
         if ctx.get(activation.scale_valid) and not fault:
-            memory.codes[ctx.get(activation.scale_row), ctx.get(activation.scale_block)] = ctx.get(activation.scale_code)
+            block = ctx.get(activation.scale_block)
+            memory.codes[ctx.get(activation.scale_row), block] = ctx.get(activation.scale_code)
 
 
 def random_words(rng, groups, group_words):
@@ -230,7 +232,8 @@ def check(lanes, group_words, cases, *, seed=SEED, groups=1024, **bench):
     return bench.cycles
 
 
-SHAPES = [(1, 2), (1, 4), (2, 2), (2, 4), (4, 4)]
+SHAPES = [(1, 4), (4, 4), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in ((1, 2), (2, 2), (2, 4)))]
+WIDE = pytest.param(8, 8, marks=pytest.mark.slow)
 ONE_AND_A_HALF = 0x3FC00000
 
 
@@ -258,7 +261,7 @@ def test_modifiers_and_functions(lanes, group_words):
     check(lanes, group_words, cases, seed=SEED + 1)
 
 
-@pytest.mark.parametrize("lanes, group_words", [*SHAPES, (8, 8)])
+@pytest.mark.parametrize("lanes, group_words", [*SHAPES, WIDE])
 def test_reductions(lanes, group_words):
     cases = [dict(n=n, rows=rows, reduce=reduce, dest=dest, square=square, function=function)
              for n, rows, reduce, dest, square, function in (
@@ -270,22 +273,46 @@ def test_reductions(lanes, group_words):
     check(lanes, group_words, cases, seed=SEED + 2)
 
 
-@pytest.mark.parametrize("lanes, group_words", [*SHAPES, (8, 8)])
+@pytest.mark.parametrize("lanes, group_words", [*SHAPES, WIDE])
 def test_quantised(lanes, group_words):
     cases = [dict(n=n, rows=rows, dest=dest, row_scale=row_scale, scale_fp32=fp32, b_kind=kind)
              for dest in (Dest.ACTIVATION, Dest.PACKED)
              for n, rows, row_scale, fp32, kind in (
-                 (1, 6, 0, 0, NONE), (31, 2, 0, 1, STREAM), (32, 2, 0, 0, NONE), (33, 4, 0, 1, ROW), (64, 3, 1, 1, NONE),
-                 (172, 2, 0, 0, NONE), (8, 5, 1, 0, NONE))]
+                 (1, 6, 0, 0, NONE), (31, 2, 0, 1, STREAM), (32, 2, 0, 0, NONE), (33, 4, 0, 1, ROW),
+                 (64, 3, 1, 1, NONE), (172, 2, 0, 0, NONE), (8, 5, 1, 0, NONE))]
     cases += [dict(case, valid=7, valid_step=13) for case in cases if case["rows"] > 2]
     check(lanes, group_words, cases, seed=SEED + 3)
 
 
-@pytest.mark.parametrize("lanes, group_words, latency, stall", [(1, 4, 1, 0.0), (4, 4, 3, 0.0), (4, 4, 3, 0.7), (2, 4, 2, 0.5)])
+@pytest.mark.parametrize("lanes, group_words, latency, stall", [
+    (1, 4, 1, 0.0), (4, 4, 3, 0.0), (4, 4, 3, 0.7), (2, 4, 2, 0.5)])
 def test_long_rows(lanes, group_words, latency, stall):
     cases = [dict(n=576, dest=Dest.ACTIVATION, b_kind=ROW, d_kind=STREAM), dict(n=576, reduce=Reduce.SUM, square=1),
              dict(n=172, rows=2, dest=Dest.FP32, function=2, d_kind=STREAM)]
     check(lanes, group_words, cases, seed=SEED + 4, latency=latency, stall=stall)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes, group_words", [(1, 2), (1, 4), (2, 4), (4, 4), (4, 8), (8, 16)])
+def test_random_commands(lanes, group_words):
+    rng = np.random.default_rng(SEED + lanes + group_words)
+
+    def case():
+        c = {name: int(rng.integers(0, high)) for name, high in (
+            ("b_kind", 4), ("c_kind", 4), ("d_kind", 4), ("square", 2), ("c_negate", 2), ("function", 5), ("reduce", 3),
+            ("dest", 4), ("scale_fp32", 2))}
+        c |= {f"{x}_immediate": int(rng.standard_normal(1).astype(np.float32).view(np.uint32)[0]) for x in "bcd"}
+        c["n"] = int(rng.choice([1, 2, 31, 32, 33, 64, 172, int(rng.integers(1, 100))]))
+        c["rows"] = int(rng.integers(1, 6 if c["n"] < 40 else 3))
+        c["swap"] = int(c["n"] % 2 == 0 and rng.random() < 0.3)
+        c["row_scale"] = int(c["n"] <= MAX_ROW and rng.random() < 0.3)
+        if rng.random() < 0.4:
+            c |= {"valid": int(rng.integers(0, c["n"] + 2)), "valid_step": int(rng.choice([0, 1, 5, 0xFFFF]))}
+        return c
+
+    for latency, stall in ((1, 0.0), (3, 0.0), (2, 0.3), (12, 0.8)):
+        check(lanes, group_words, [case() for _ in range(40)], seed=SEED + latency, groups=4096, latency=latency,
+              stall=stall)
 
 
 def test_same_place_is_read_before_it_is_written():
