@@ -92,6 +92,11 @@ class AcceleratorConfig:
         return self.rows * self.lanes
 
     @property
+    def module_name(self):
+        """Name of the top module and its files; small, medium and large alone are keywords of Verilog."""
+        return f"tilewright_{self.name}"
+
+    @property
     def sha256(self):
         """SHA-256 of the configuration as JSON with sorted keys and no spaces, as 64 hexadecimal digits; its first 32
         bits stand in register ``config_hash``."""

@@ -66,6 +66,7 @@ class WeightRead(wiring.Signature):
 class BeatRead(wiring.Signature):
     """A requestor of bursts at the shared read port (prefetch, load, program fetch).
 
+    A request stands unchanged until ``request_ready``, or is taken back by a cycle with ``request_valid`` low.
     ``request_offset`` is a byte offset into ``request_region``, aligned to a beat; the burst has ``request_beats``
     (1 to 256) beats and crosses no 4 KiB boundary of the offset (region bases are aligned to 4 KiB, the read port adds
     them). Beats come back in order of the accepted requests and are always taken: the requestor reserves room before it

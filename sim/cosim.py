@@ -77,7 +77,7 @@ def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves
     from cocotb_tools.runner import get_runner
 
     sources = [HDL / "testbench.sv", HDL / "axi_memory.sv", Path(verilog)]
-    defines = {"ACCELERATOR": config.name, "DATA_WIDTH": config.bus_width, "ADDR_WIDTH": config.address_width}
+    defines = {"ACCELERATOR": config.module_name, "DATA_WIDTH": config.bus_width, "ADDR_WIDTH": config.address_width}
     digest = hashlib.sha256(repr((simulator, waves, memory_bytes, defines)).encode())
     for source in sources:
         digest.update(source.read_bytes())
@@ -111,7 +111,7 @@ def simulate(built, job, image, *, progress=None, waves=None):
     """
     from cocotb_tools.runner import get_runner
 
-    built = Path(built)
+    built = Path(built).resolve()
     info = json.loads((built / "build.json").read_text())
     folder = Path(tempfile.mkdtemp(prefix="job-", dir=built))
     (folder / "image.bin").write_bytes(image)

@@ -78,8 +78,8 @@ def run_layer(*, config, shape, arrays, x, prefill, context, folder, memory, sim
     job = LayerJob(config, shape, weights, compiled, x, prefill=prefill, tables=tables)
     step("generating Verilog")
     started = time.perf_counter()
-    verilog = folder / f"{config.name}.v"
-    emit(build_top(config), name=config.name, path=verilog)
+    verilog = folder / f"{config.module_name}.v"
+    emit(build_top(config), name=config.module_name, path=verilog)
     generated = time.perf_counter() - started
     step("building the simulation")
     started = time.perf_counter()

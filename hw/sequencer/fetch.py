@@ -59,7 +59,7 @@ class ProgramFetch(wiring.Component):
         used = Signal()                           # the last word of a beat leaves
         m.d.comb += [
             self.read.request_valid.eq(self.enable & ~faulted & (reserved <= depth - command_beats)
-                                       & (flight < 6 * depth)),
+                                       & (flight < 6 * depth) & ~self.jump),  # a jump takes the request back
             self.read.request_offset.eq(offset),
             self.read.request_beats.eq(command_beats),
             asked.eq(self.read.request_valid & self.read.request_ready & ~self.read.fault),

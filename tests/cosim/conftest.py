@@ -19,8 +19,8 @@ BUILDS = Path(__file__).parents[2] / "build" / "tests"
 def _built(preset, simulator):
     config = load_preset(preset)
     folder = BUILDS / f"{preset}-{os.getpid()}"
-    verilog = folder / f"{preset}.v"
-    emit(build_top(config), name=config.name, path=verilog)
+    verilog = folder / f"{config.module_name}.v"
+    emit(build_top(config), name=config.module_name, path=verilog)
     return config, cosim.build(config, verilog, BUILDS, memory_bytes=MEMORY_BYTES, simulator=simulator)
 
 

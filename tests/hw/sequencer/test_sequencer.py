@@ -28,31 +28,39 @@ class Bench:
         self.stall, self.unit_time = stall, unit_time
         self.issued, self.unfinished = [], dict.fromkeys(Unit, 0)
         self.at_issue = []
+        self.asking, self.request, self.quiet = False, None, True
         self.result = None
         self.dut = Sequencer(width=width)
 
     async def memory_process(self, ctx):
-        read, queue = self.dut.read, []
+        """Takes a request as it first stands and answers it cycles later, unless it is taken back meanwhile."""
+        read, queue, taken = self.dut.read, [], None
         while True:
-            ready = self.random.random() > self.stall
-            ctx.set(read.request_ready, ready)
-            offset, beats = ctx.get(read.request_offset), ctx.get(read.request_beats)
-            outside = offset + beats * self.beat_bytes > self.region_bytes
-            ctx.set(read.fault, outside)
             valid = bool(queue) and self.random.random() > self.stall
             ctx.set(read.beat_valid, valid)
             if valid:
                 at = queue[0]
                 ctx.set(read.beat, int.from_bytes(self.memory[at:at + self.beat_bytes].ljust(1, b"\0"), "little"))
                 ctx.set(read.beat_error, at == self.bus_error_at)
-            asked = ctx.get(read.request_valid) and ready and not outside
+            ready = taken is not None and self.random.random() > self.stall
+            outside = ready and taken[0] + taken[1] * self.beat_bytes > self.region_bytes
+            ctx.set(read.request_ready, ready)
+            ctx.set(read.fault, outside)
             await ctx.tick()
             if valid:
                 queue.pop(0)
-            if asked:
-                queue += range(offset, offset + beats * self.beat_bytes, self.beat_bytes)
+            if ready and self.asking and not outside:
+                queue += range(taken[0], taken[0] + taken[1] * self.beat_bytes, self.beat_bytes)
+            taken = None if ready or not self.asking else taken or self.request
             self.quiet = not queue
             ctx.set(self.dut.bus_idle, self.quiet)
+
+    async def watch_requests(self, ctx):
+        """What stands on the request lines at each clock edge."""
+        read = self.dut.read
+        async for _, _, valid, offset, beats in ctx.tick().sample(
+                read.request_valid, read.request_offset, read.request_beats):
+            self.asking, self.request = valid, (offset, beats)
 
     def unit_process(self, unit):
         port = getattr(self.dut, unit.name.lower())
@@ -114,6 +122,7 @@ class Bench:
     def run(self):
         simulator = Simulator(self.dut)
         simulator.add_clock(1e-8)
+        simulator.add_process(self.watch_requests)
         simulator.add_testbench(self.memory_process, background=True)
         for unit in Unit:
             simulator.add_testbench(self.unit_process(unit), background=True)
