@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .verilator import environment
+from .verilator import environment, runner
 
 __all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate"]
 
@@ -95,7 +95,7 @@ def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves
     log = folder / "build.log"
     with _simulator_environment():
         try:
-            get_runner(simulator).build(
+            (runner() if simulator == "verilator" else get_runner(simulator)).build(
                 sources=sources, hdl_toplevel="testbench", build_dir=folder, defines=defines,
                 parameters={"BYTES": memory_bytes}, build_args=arguments, waves=waves, always=True, log_file=log)
         except (Exception, SystemExit) as error:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["environment"]
+__all__ = ["environment", "runner"]
 
 
 def environment(base=None):
@@ -21,3 +21,18 @@ def environment(base=None):
     env["MAKEFLAGS"] = (
         "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_COROUTINES=-fcoroutines OPT_FAST=-O2 OPT_SLOW=-O0")
     return env
+
+
+def runner():
+    """cocotb's Verilator runner, without ``--public-flat-rw``.
+
+    With every signal public Verilator can optimise next to nothing, and a whole accelerator runs many times slower. What
+    a bench reaches is marked public in the HDL instead.
+    """
+    from cocotb_tools.runner import Verilator
+
+    class Runner(Verilator):
+        def _build_command(self):
+            return [[word for word in command if word != "--public-flat-rw"] for command in super()._build_command()]
+
+    return Runner()

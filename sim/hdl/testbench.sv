@@ -7,33 +7,33 @@
 module testbench #(
     parameter BYTES = 1 << 20
 ) (
-    input  wire        clk,
-    input  wire        rst,
-    output wire        irq,
+    input  wire        clk /* verilator public_flat_rw */,
+    input  wire        rst /* verilator public_flat_rw */,
+    output wire        irq /* verilator public_flat_rw */,
 
-    input  wire        dump,
-    input  wire [31:0] dump_first,
-    input  wire [31:0] dump_beats,
+    input  wire        dump /* verilator public_flat_rw */,
+    input  wire [31:0] dump_first /* verilator public_flat_rw */,
+    input  wire [31:0] dump_beats /* verilator public_flat_rw */,
 
-    input  wire [9:0]  s_axil_awaddr,
-    input  wire [2:0]  s_axil_awprot,
-    input  wire        s_axil_awvalid,
-    output wire        s_axil_awready,
-    input  wire [31:0] s_axil_wdata,
-    input  wire [3:0]  s_axil_wstrb,
-    input  wire        s_axil_wvalid,
-    output wire        s_axil_wready,
-    output wire [1:0]  s_axil_bresp,
-    output wire        s_axil_bvalid,
-    input  wire        s_axil_bready,
-    input  wire [9:0]  s_axil_araddr,
-    input  wire [2:0]  s_axil_arprot,
-    input  wire        s_axil_arvalid,
-    output wire        s_axil_arready,
-    output wire [31:0] s_axil_rdata,
-    output wire [1:0]  s_axil_rresp,
-    output wire        s_axil_rvalid,
-    input  wire        s_axil_rready
+    input  wire [9:0]  s_axil_awaddr /* verilator public_flat_rw */,
+    input  wire [2:0]  s_axil_awprot /* verilator public_flat_rw */,
+    input  wire        s_axil_awvalid /* verilator public_flat_rw */,
+    output wire        s_axil_awready /* verilator public_flat_rw */,
+    input  wire [31:0] s_axil_wdata /* verilator public_flat_rw */,
+    input  wire [3:0]  s_axil_wstrb /* verilator public_flat_rw */,
+    input  wire        s_axil_wvalid /* verilator public_flat_rw */,
+    output wire        s_axil_wready /* verilator public_flat_rw */,
+    output wire [1:0]  s_axil_bresp /* verilator public_flat_rw */,
+    output wire        s_axil_bvalid /* verilator public_flat_rw */,
+    input  wire        s_axil_bready /* verilator public_flat_rw */,
+    input  wire [9:0]  s_axil_araddr /* verilator public_flat_rw */,
+    input  wire [2:0]  s_axil_arprot /* verilator public_flat_rw */,
+    input  wire        s_axil_arvalid /* verilator public_flat_rw */,
+    output wire        s_axil_arready /* verilator public_flat_rw */,
+    output wire [31:0] s_axil_rdata /* verilator public_flat_rw */,
+    output wire [1:0]  s_axil_rresp /* verilator public_flat_rw */,
+    output wire        s_axil_rvalid /* verilator public_flat_rw */,
+    input  wire        s_axil_rready /* verilator public_flat_rw */
 );
     wire [`ADDR_WIDTH-1:0]   araddr, awaddr;
     wire [7:0]               arlen, awlen;
