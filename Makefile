@@ -36,7 +36,8 @@ $(STAMP): pyproject.toml
 	touch $@
 
 run: $(STAMP)
-	$(BIN)/tilewright run
+	mkdir -p build
+	$(BIN)/tilewright run --json build/run.json
 
 bench: $(STAMP)
 	$(BIN)/tilewright bench

@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,10 +85,14 @@ TARGETS = {
 
 def synthesise(component, *, name):
     """Area of ``component`` after ``synth_ecp5`` of the Verilog that a user gets."""
+    return _measure(emit(component, name=f"tilewright_{name}"), f"tilewright_{name}")
+
+
+def _measure(verilog, top):
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         folder = Path(folder)
-        emit(component, name=f"tilewright_{name}", path=folder / "design.v")
-        run_script(["read_verilog design.v", f"synth_ecp5 -top tilewright_{name}", "tee -q -o stat.json stat -json"],
+        (folder / "design.v").write_text(verilog)
+        run_script(["read_verilog design.v", f"synth_ecp5 -top {top}", "tee -q -o stat.json stat -json"],
                    folder=folder)
         statistics = json.loads((folder / "stat.json").read_text())
     count = statistics["design"]["num_cells_by_type"]
@@ -95,13 +100,15 @@ def synthesise(component, *, name):
                    for figure, cells in CELLS.items()})
 
 
-def synthesise_all(names, *, progress=lambda name: None):
-    """Area of each named target, one after the other: Yosys' processes are large."""
+def synthesise_all(names, *, jobs=2, progress=lambda name: None):
+    """Area of each named target, ``jobs`` processes of Yosys at a time; ``progress`` hears each name as it starts."""
     areas = {}
-    for name in names:
-        progress(name)
-        areas[name] = synthesise(TARGETS[name](), name=name)
-    return areas
+    with ThreadPoolExecutor(jobs) as pool:
+        for name in reversed(names):  # the whole presets, which take longest, stand last
+            progress(name)
+            verilog = emit(TARGETS[name](), name=f"tilewright_{name}")
+            areas[name] = pool.submit(_measure, verilog, f"tilewright_{name}")
+        return {name: areas[name].result() for name in names}
 
 
 def read_budgets(path):
