@@ -26,8 +26,8 @@ def environment(base=None):
 def runner():
     """cocotb's Verilator runner, without ``--public-flat-rw``.
 
-    With every signal public Verilator can optimise next to nothing, and a whole accelerator runs many times slower. What
-    a bench reaches is marked public in the HDL instead.
+    With every signal public Verilator can optimise next to nothing, and a whole accelerator runs many times slower.
+    What a bench reaches is marked public in the HDL instead.
     """
     from cocotb_tools.runner import Verilator
 
