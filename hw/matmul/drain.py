@@ -10,7 +10,8 @@ from ..ports import SCRATCH_ADDRESS_WIDTH, ScratchWrite
 __all__ = ["ADDRESS_WIDTH", "drain_tile", "Drain"]
 
 ADDRESS_WIDTH = SCRATCH_ADDRESS_WIDTH + 1
-"""Width of an address in work; the top bit stays set once the address has left the range of 16 bits."""
+"""Width of an address in work. Addresses are reached in ascending steps, and the first one of 2^16 or more stops the
+drain, so that one bit more is enough."""
 
 TILES = 8
 
@@ -22,12 +23,6 @@ def drain_tile(*, rows, lanes):
     return data.StructLayout({
         "base": ADDRESS_WIDTH, "stride": SCRATCH_ADDRESS_WIDTH, "column": SCRATCH_ADDRESS_WIDTH,
         "count": range(lanes + 1), "last_row": range(rows), "final": 1})
-
-
-def sticky_add(address, distance):
-    """address + distance in ``ADDRESS_WIDTH`` bits, the top bit sticky."""
-    total = address + distance
-    return Cat(total[:SCRATCH_ADDRESS_WIDTH], total[SCRATCH_ADDRESS_WIDTH:].any())
 
 
 class Drain(wiring.Component):
@@ -101,7 +96,7 @@ class Drain(wiring.Component):
         with m.If(go):
             m.d.sync += piece.eq(piece + 1)
             with m.If(end_of_row):
-                m.d.sync += [piece.eq(0), row.eq(row + 1), row_base.eq(sticky_add(base, tile.stride)), begun.eq(1)]
+                m.d.sync += [piece.eq(0), row.eq(row + 1), row_base.eq(base + tile.stride), begun.eq(1)]
             with m.If(tiles.r_en):
                 m.d.sync += [row.eq(0), begun.eq(0)]
         writing = self._build_write(m, tile, tiles.r_en & tile.final, go, forward, base, piece, front)
@@ -138,7 +133,7 @@ class Drain(wiring.Component):
         with m.If(go):
             m.d.sync += [
                 final.eq(ends), writes.eq(in_use[0]),
-                address.eq(sticky_add(base, tile.column + (piece >> group_bits))),
+                address.eq(base + tile.column + (piece >> group_bits)),
                 value.eq(pieces[piece[:piece_bits]]), mask.eq(in_use << (place * words)),
             ]
         outside, accepted, ending = Signal(), Signal(), Signal()

@@ -9,7 +9,7 @@ from ..commands import Opcode, layout
 from ..config import BLOCK
 from ..registers import ErrorCode
 from .accumulate import block_job
-from .drain import ADDRESS_WIDTH, drain_tile, sticky_add
+from .drain import ADDRESS_WIDTH, drain_tile
 
 __all__ = ["MatmulIssue"]
 
@@ -121,7 +121,7 @@ class MatmulIssue(wiring.Component):
                     with m.If(self.no_scales_due):
                         m.d.sync += [
                             rows_left.eq(rows_left - self._rows), activation.eq(activation + command.group_stride),
-                            base.eq(sticky_add(base, command.dest_stride << exact_log2(self._rows))),
+                            base.eq(base + (command.dest_stride << exact_log2(self._rows))),
                         ]
                         m.next = "group"
                 with m.Elif(more_tiles):
