@@ -4,9 +4,11 @@ Amaranth's own back end leaves processes as ``always @*``, which never fire in I
 zero; here every process becomes an expression (Yosys' full ``proc``). Modules that repeat are emitted once.
 """
 
+import gc
 import hashlib
 import re
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from amaranth.back import rtlil
@@ -48,7 +50,9 @@ def emit(elaboratable, *, name, path=None, ports=None):
     A port ``a.b`` of the signature is called ``a__b``; the clock is ``clk``, the synchronous reset ``rst``. Memories
     keep their attributes. Registers and memories have initial values, read ports of memories start at zero.
     """
-    text = merge_modules(rtlil.convert(elaboratable, name=name, ports=ports, emit_src=False))
+    with _without_collector():
+        text = rtlil.convert(elaboratable, name=name, ports=ports, emit_src=False)
+    text = merge_modules(text)
     # Yosys counts ports from one: a port zero would lose its place in the list.
     text = _PORT.sub(lambda m: f"{m[1]}{int(m[2]) + 1}", text)
     # Amaranth defines the read data of a clocked port as zero before the first read, but leaves it undefined in RTLIL.
@@ -63,6 +67,19 @@ def emit(elaboratable, *, name, path=None, ports=None):
     if path is not None:
         write_if_changed(Path(path), verilog)
     return verilog
+
+
+@contextmanager
+def _without_collector():
+    """No garbage collection: Amaranth makes millions of small objects that all live on, and half the time would go
+    into looking through them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def write_if_changed(path, text):
