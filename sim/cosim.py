@@ -18,7 +18,7 @@ import numpy as np
 
 from .verilator import environment, runner
 
-__all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate"]
+__all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate", "differing_words"]
 
 HDL = Path(__file__).parent / "hdl"
 SIMULATORS = ("verilator", "icarus")
@@ -145,6 +145,16 @@ def simulate(built, job, image, *, progress=None, waves=None):
     shutil.rmtree(folder)
     return Result(outcome["counters"], [error and tuple(error) for error in outcome["errors"]], memory,
                   outcome["seconds"])
+
+
+def differing_words(got, expected):
+    """Compare memory read back with what is expected, as bytes.
+
+    Returns (words compared, list of (offset, got, expected) of the 32-bit words that differ).
+    """
+    got, expected = got.view("<u4"), expected.view("<u4")
+    differ = np.flatnonzero(got != expected)
+    return len(expected), [(4 * int(at), int(got[at]), int(expected[at])) for at in differ]
 
 
 def _read_dump(path, size):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cosim import Job, Run
+from .cosim import Job, Run, differing_words
 from .golden.layer import MATRICES, KvCache, decoder_layer
 from .golden.weights import BLOCK
 
@@ -107,13 +107,8 @@ class LayerJob:
         self.expected_memory[self._kv_base:self._kv_base + compiled.kv.size] = kv_region(compiled.kv, cache)
 
     def compare(self, memory):
-        """Compare memory read back with what is expected, all of it.
-
-        Returns (words compared, list of (offset, got, expected) of the 32-bit words that differ).
-        """
-        got, expected = memory.view("<u4"), self.expected_memory.view("<u4")
-        differ = np.flatnonzero(got != expected)
-        return len(expected), [(4 * int(at), int(got[at]), int(expected[at])) for at in differ]
+        """``cosim.differing_words`` of all of the memory."""
+        return differing_words(memory, self.expected_memory)
 
     def place(self, offset):
         """What lies at an offset of the memory, in words."""

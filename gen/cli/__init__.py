@@ -13,7 +13,7 @@ from tilewright.gen.errors import USER_ERRORS
 
 __all__ = ["app", "main"]
 
-GROUPS = ("generate", "run", "synth")
+GROUPS = ("generate", "run", "bench", "synth")
 USAGE_ERROR = 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,

