@@ -8,7 +8,7 @@ import numpy as np
 
 from .cosim import build, simulate
 from .golden import functions
-from .golden.layer import LayerShape, LayerWeights
+from .golden.layer import LayerWeights
 from .golden.reference import ReferenceCache
 from .golden.reference import decoder_layer as reference_layer
 from .layer_job import LayerJob
