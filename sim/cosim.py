@@ -4,6 +4,7 @@ A job is data: the regions and programs to run one after another, what to read b
 process (``tilewright.sim.bench``); this module starts it, shows progress and brings the results.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,15 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
+from tilewright.gen.errors import ToolError
+
 from .verilator import environment, runner
 
-__all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate", "differing_words"]
+__all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate", "differing_words", "locked"]
 
 HDL = Path(__file__).parent / "hdl"
-SIMULATORS = ("verilator", "icarus")
+ARGUMENTS = {
+    "verilator": ["-Wno-fatal", "-Wno-WIDTH", "-O3", "--output-split", "20000", "--x-initial", "fast", "--noassert",
+                  "--threads", "1"],
+    "icarus": ["-g2012"],
+}
+SIMULATORS = tuple(ARGUMENTS)
 
 
-class SimulationError(Exception):
+class SimulationError(ToolError):
     """The simulation could not be built, or ended without a result; the message names the log."""
 
 
@@ -72,26 +80,30 @@ class Result:
 def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves=False):
     """Compile ``verilog`` (a path) with memory and test bench into ``folder``; a build of the same sources is kept.
 
-    ``memory_bytes`` is a power of two. Returns the folder that ``simulate`` takes.
+    ``memory_bytes`` is a power of two. Returns the folder that ``simulate`` takes. Of processes that want the same
+    build one compiles and the others wait.
     """
-    from cocotb_tools.runner import get_runner
-
     sources = [HDL / "testbench.sv", HDL / "axi_memory.sv", Path(verilog)]
     defines = {"ACCELERATOR": config.module_name, "DATA_WIDTH": config.bus_width, "ADDR_WIDTH": config.address_width}
-    digest = hashlib.sha256(repr((simulator, waves, memory_bytes, defines)).encode())
+    digest = hashlib.sha256(repr((simulator, waves, memory_bytes, defines, ARGUMENTS[simulator])).encode())
     for source in sources:
         digest.update(source.read_bytes())
     folder = Path(folder).resolve() / f"{simulator}-{digest.hexdigest()[:16]}"
     stamp = folder / "build.json"
-    if stamp.exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    arguments = {
-        "verilator": ["-Wno-fatal", "-Wno-WIDTH", "-O3", "--output-split", "20000", "--x-initial", "fast",
-                      "--noassert", "--threads", "1"] + (["--trace-fst"] if waves else []),
-        "icarus": ["-g2012"],
-    }[simulator]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_suffix(".lock")):
+        if not stamp.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            _compile(simulator, sources, defines, memory_bytes, waves, folder)
+            stamp.write_text(json.dumps({"simulator": simulator, "memory_bytes": memory_bytes, "waves": waves}))
+    return folder
+
+
+def _compile(simulator, sources, defines, memory_bytes, waves, folder):
+    from cocotb_tools.runner import get_runner
+
+    arguments = ARGUMENTS[simulator] + (["--trace-fst"] if waves and simulator == "verilator" else [])
     log = folder / "build.log"
     with _simulator_environment():
         try:
@@ -100,12 +112,18 @@ def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves
                 parameters={"BYTES": memory_bytes}, build_args=arguments, waves=waves, always=True, log_file=log)
         except (Exception, SystemExit) as error:
             raise SimulationError(f"{simulator} could not build the simulation ({error}); see {log}") from error
-    stamp.write_text(json.dumps({"simulator": simulator, "memory_bytes": memory_bytes, "waves": waves}))
-    return folder
+
+
+@contextmanager
+def locked(path):
+    """Hold the lock file ``path``; a process that ends gives it back, however it ends."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def simulate(built, job, image, *, progress=None, waves=None):
-    """Run ``job`` on the build ``built`` with ``image`` (bytes) in memory; ``waves`` names an FST file to write.
+    """Run ``job`` on the build ``built`` with ``image`` (bytes) in memory; ``waves`` is the FST file to write.
 
     ``progress(done, label)`` is called several times a second with the runs finished and the label of the present one.
     """
@@ -118,6 +136,7 @@ def simulate(built, job, image, *, progress=None, waves=None):
     (folder / "job.json").write_text(json.dumps(asdict(job)))
     plusargs = [f"+{name}={value}" for name, value in job.memory.items()]
     plusargs += [f"+image={folder / 'image.bin'}", f"+dump={folder / 'dump.hex'}"]
+    plusargs += [f"+dumpfile_path={folder / 'waves.fst'}"]  # Icarus; Verilator writes into the working folder
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder / "progress.json", job, progress, stop))
     if progress is not None:
@@ -140,6 +159,7 @@ def simulate(built, job, image, *, progress=None, waves=None):
         raise SimulationError(f"the simulation ended without a result; see {log}")
     outcome = json.loads((folder / "result.json").read_text())
     if waves is not None:
+        waves.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(next(folder.glob("*.fst")), waves)
     memory = _read_dump(folder / "dump.hex", job.read_back[1])
     shutil.rmtree(folder)

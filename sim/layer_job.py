@@ -8,9 +8,10 @@ from .cosim import Job, Run, differing_words
 from .golden.layer import MATRICES, KvCache, decoder_layer
 from .golden.weights import BLOCK
 
-__all__ = ["LayerJob", "Chunk", "kv_region"]
+__all__ = ["LayerJob", "Chunk", "put_positions"]
 
 PAGE = 4096
+NOISE_SEED = 1
 
 
 def _page(size):
@@ -28,6 +29,9 @@ class Chunk:
 
 class LayerJob:
     """Runs a layer over the rows ``x``: the first ``prefill`` of them in prefill chunks, the rest one by one as decode.
+
+    Memory starts as noise wherever nothing is known of it, the cache's positions to come among it: what the programs
+    read too early, leave unwritten or write beside their places shows.
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ class LayerJob:
         self._io_base = self._kv_base + _page(compiled.kv.size)
         self._io_stride = _page(compiled.io_size)
         self.bytes = self._io_base + len(self.chunks) * self._io_stride
-        self._image = np.zeros(self.bytes, np.uint8)
+        self._image = np.random.default_rng(NOISE_SEED).integers(0, 256, self.bytes, np.uint8)
         self._fill(cache)
         self._expect(shape, weights, cache, tables)
 
@@ -84,10 +88,14 @@ class LayerJob:
         start = self._io_base + chunk_index * self._io_stride + offset
         return array[start:start + tokens * self._compiled.row_bytes].reshape(tokens, -1)
 
+    def _kv(self, array):
+        """View of region 1 in ``array``."""
+        return array[self._kv_base:self._kv_base + self._compiled.kv.size]
+
     def _fill(self, cache):
         compiled = self._compiled
         self._image[:len(compiled.image)] = np.frombuffer(compiled.image, np.uint8)
-        self._image[self._kv_base:self._kv_base + compiled.kv.size] = kv_region(compiled.kv, cache)
+        put_positions(self._kv(self._image), compiled.kv, cache, range(self._first))
         for i, chunk in enumerate(self.chunks):
             rows = np.ascontiguousarray(self._x[chunk.position - self._first:][:chunk.tokens], "<f4").view(np.uint8)
             self._rows(self._image, i, compiled.input, chunk.tokens)[:, :rows.shape[1]] = rows
@@ -104,7 +112,7 @@ class LayerJob:
             self._rows(self.expected_memory, i, compiled.output, chunk.tokens)[:, :words.shape[1]] = words
         self.outputs = np.concatenate(outputs)
         self.cache = cache
-        self.expected_memory[self._kv_base:self._kv_base + compiled.kv.size] = kv_region(compiled.kv, cache)
+        put_positions(self._kv(self.expected_memory), compiled.kv, cache, range(self._first + len(self._x)))
 
     def compare(self, memory):
         """``cosim.differing_words`` of all of the memory."""
@@ -139,27 +147,25 @@ class LayerJob:
         return kv.kv_heads * (2 * kv.head_dim + 2 * -(-kv.head_dim // BLOCK) + 4)
 
 
-def kv_region(layout, cache):
-    """Bytes of region 1 for a golden cache, by the memory layouts of docs/architecture.md."""
+def put_positions(region, layout, cache, positions):
+    """Write these positions of a golden cache into region 1, by the memory layouts of docs/architecture.md."""
     lanes, context, head_dim = layout.lanes, layout.context, layout.head_dim
-    region = np.zeros(layout.size, np.uint8)
     for head in range(layout.kv_heads):
         keys = region[head * layout.k_head_bytes:][:layout.k_head_bytes].reshape(-1, layout.k_tile_bytes)
-        for position in range(context):
+        values = region[layout.v_offset + head * layout.v_head_bytes:][:layout.v_head_bytes]
+        values = values.reshape(layout.v_tiles, context, lanes)
+        scales = region[layout.scale_offset + head * layout.scale_head_bytes:][:4 * context].view("<f4")
+        for position in positions:
             tile, lane = divmod(position, lanes)
             at = 0
             for block, first in enumerate(range(0, head_dim, BLOCK)):
-                values = cache.k[head, position, first:first + BLOCK].view(np.uint8)
-                keys[tile, at + lane:at + lane + lanes * len(values):lanes] = values
-                at += lanes * len(values)
+                key = cache.k[head, position, first:first + BLOCK].view(np.uint8)
+                keys[tile, at + lane:at + lane + lanes * len(key):lanes] = key
+                at += lanes * len(key)
                 scale = cache.k_scale[head, position, block:block + 1].view(np.uint8)
                 keys[tile, at + 2 * lane:at + 2 * lane + 2] = scale
                 at += 2 * lanes
-        values = region[layout.v_offset + head * layout.v_head_bytes:][:layout.v_head_bytes]
-        values = values.reshape(layout.v_tiles, context, lanes)
-        for tile in range(layout.v_tiles):
-            part = cache.v[head, :, tile * lanes:(tile + 1) * lanes].view(np.uint8)
-            values[tile, :, :part.shape[1]] = part
-        scales = region[layout.scale_offset + head * layout.scale_head_bytes:][:4 * context]
-        scales[:] = cache.v_scale[head].astype("<f4").view(np.uint8)
-    return region
+            for tile in range(layout.v_tiles):
+                value = cache.v[head, position, tile * lanes:(tile + 1) * lanes].view(np.uint8)
+                values[tile, position, :len(value)] = value
+            scales[position] = cache.v_scale[head, position]

@@ -9,12 +9,12 @@ from importlib import import_module
 
 import typer
 
-from tilewright.gen.errors import USER_ERRORS
+from tilewright.gen.errors import USER_ERRORS, ToolError
 
 __all__ = ["app", "main"]
 
 GROUPS = ("generate", "run", "bench", "synth")
-USAGE_ERROR = 2
+CHECK_FAILED, USAGE_ERROR = 1, 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Generate, prove and run accelerators for small language models.")
@@ -22,20 +22,22 @@ for _group in GROUPS:
     import_module(f"{__name__}.{_group}").register(app)
 
 
-def _refuse(message):
+def _end(code, message):
     print(f"tilewright: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    sys.exit(code)
 
 
 def main(arguments=None):
-    """Run the command line; exit code 0, 1 for a check that failed, 2 for a user's mistake, told in one line."""
+    """Run the command line; exit code 0, 1 where a check or a tool failed, 2 for a user's mistake, told in one line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(args=arguments or ["--help"], prog_name="tilewright", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except USER_ERRORS as error:
-        _refuse(str(error))
+        _end(USAGE_ERROR, str(error))
+    except ToolError as error:
+        _end(CHECK_FAILED, str(error))
     except typer.TyperException as error:
-        _refuse(error.format_message())
+        _end(USAGE_ERROR, error.format_message())
     sys.exit(code or 0)
