@@ -184,7 +184,8 @@ def _pump(reader, sink, bars, description, total):
 @contextmanager
 def _bars(visible):
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not visible, transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (visible and console.is_terminal), transient=True) as bars:
         yield bars
 
 

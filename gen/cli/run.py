@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -59,11 +60,11 @@ def run(
     configuration = chosen(preset or (None if config else "medium"), config)
     gguf, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
     index = _layer_index(layers, gguf.architecture.layers)
-    for path in (json_file, waves):
-        _check_writable(path)
+    for path, is_folder in ((json_file, False), (waves, False), (folder, True)):
+        _check_writable(path, is_folder)
     console = Console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                  TimeElapsedColumn(), console=console, transient=True) as bars:
+                  TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting", total=None)
 
         def progress(done, label):
@@ -75,6 +76,7 @@ def run(
             memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves,
             step=lambda text: bars.update(task, description=text), progress=progress)
     if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     _show(Console(), report, model, index)
     return 0 if report.equal else 1
@@ -107,15 +109,20 @@ def _layer_index(text, layers):
     return int(text)
 
 
-def _check_writable(path):
+def _check_writable(path, is_folder):
+    """Raise UserError unless the file, or files in the folder, can be written; what is not there yet is not made."""
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a"):
-            pass
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if place == path and not is_folder:
+            with open(path, "a"):
+                pass
+        else:
+            with TemporaryDirectory(dir=place):
+                pass
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another file") from None
+        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another") from None
 
 
 def _show(console, report, model, index):
