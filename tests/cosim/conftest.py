@@ -1,7 +1,6 @@
-"""Builds of whole accelerators, once for all benches of a session."""
+"""Builds of whole accelerators: Verilog once a session, simulators once for the same sources, whoever asks first."""
 
 import functools
-import os
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,32 @@ MEMORY_BYTES = 1 << 20
 BUILDS = Path(__file__).parents[2] / "build" / "tests"
 
 
-@functools.cache
-def _built(preset, simulator):
-    config = load_preset(preset)
-    folder = BUILDS / f"{preset}-{os.getpid()}"
-    verilog = folder / f"{config.module_name}.v"
-    emit(build_top(config), name=config.module_name, path=verilog)
-    return config, cosim.build(config, verilog, BUILDS, memory_bytes=MEMORY_BYTES, simulator=simulator)
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory, request):
+    """Folder of this session, the same one in all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if hasattr(request.config, "workerinput") else own
 
 
-@pytest.fixture
-def built():
+@pytest.fixture(scope="session")
+def generated(session_folder):
+    """Function preset -> (config, path of its Verilog)."""
+    @functools.cache
+    def generate(preset):
+        config = load_preset(preset)
+        verilog = session_folder / f"{config.module_name}.v"
+        with cosim.locked(session_folder / f"{preset}.lock"):
+            if not verilog.exists():
+                emit(build_top(config), name=config.module_name, path=verilog)
+        return config, verilog
+    return generate
+
+
+@pytest.fixture(scope="session")
+def built(generated):
     """Function (preset, simulator) -> (config, build folder)."""
-    return _built
+    @functools.cache
+    def build(preset, simulator):
+        config, verilog = generated(preset)
+        return config, cosim.build(config, verilog, BUILDS, memory_bytes=MEMORY_BYTES, simulator=simulator)
+    return build

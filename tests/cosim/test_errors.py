@@ -11,6 +11,7 @@ BAD = 0x2000              # of the one that fails
 REGION = 0x10000
 SOURCE, TARGET = 0x0, 0x4000   # in region 2
 BYTES = 0x800
+START = 20               # cycles from preparing a run to its first cycle, at most
 
 
 def commands(*encoded):
@@ -114,9 +115,22 @@ def test_watchdog(built):
     check(built, "verilator", commands(*program), ("WATCHDOG", BAD + COMMAND_BYTES), watchdog=500)
 
 
-@pytest.mark.parametrize("after", [1, 40, 100, 333, 1000])
+LONG = commands(load(), *[load(), store()] * 10, END)
+JERKY = {"read_latency": 60, "stall_ar": 100, "stall_r": 100, "stall_aw": 100, "stall_w": 100, "stall_b": 100}
+
+
+@pytest.mark.parametrize("after", [START, START + 5, 40, 100, 333, 1000, 1717, 3000])
 def test_abort(built, after):
     """Software stops a program while bursts are under way both ways on a slow and jerky bus."""
-    program = commands(load(), *[load(), store()] * 10, END)
-    memory = {"read_latency": 60, "stall_ar": 100, "stall_r": 100, "stall_aw": 100, "stall_w": 100, "stall_b": 100}
-    check(built, "verilator", program, ("ABORTED", None), memory=memory, abort_after=after)
+    check(built, "verilator", LONG, ("ABORTED", None), memory=JERKY, abort_after=after)
+
+
+def test_abort_before_the_start(built):
+    """An abort when nothing runs stops nothing, then or later."""
+    config, folder = built("micro", "verilator")
+    start = image(LONG)
+    regions = ((0, REGION, False), (0, 0, False), (REGION, REGION, True))
+    job = Job((Run(BAD, (), regions, abort_after=1),), (0, len(start)), int(config.sha256[:8], 16))
+    result = simulate(folder, job, start.tobytes())
+    assert result.errors == [None]
+    np.testing.assert_array_equal(result.memory[REGION + TARGET:][:BYTES], start[REGION:][:BYTES])
