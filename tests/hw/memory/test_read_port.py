@@ -11,7 +11,7 @@ from tilewright.hw.memory.read_port import ReadPort
 
 SEED = 9
 WIDTH, BYTES = 64, 8
-REGIONS = ((0x10000, 0x2000), (0x40000, 0x1234), (0x80000, 0), (0xFFFFE000, 0x2000))
+REGIONS = ((0x10000, 0x2000), (0x40000, 0x1238), (0x80000, 0), (0xFFFFE000, 0x2000))
 OUTSTANDING = 4
 
 
@@ -35,6 +35,9 @@ class Bench:
     def burst(self):
         region = self.rng.choice((0, 0, 1, 1, 2, 3, 5))
         offset = self.rng.randrange(0, 0x2400) // BYTES * BYTES
+        if region < 4 and self.rng.random() < 0.3:      # up to the region's end, or one beat more
+            offset = max(0, REGIONS[region][1] // BYTES + self.rng.choice((0, 1)) - self.rng.choice((1, 2, 16))) * BYTES
+            return region, offset, min((4096 - offset % 4096) // BYTES, self.rng.choice((1, 2, 16)))
         room = (4096 - offset % 4096) // BYTES
         return region, offset, min(room, self.rng.choice((1, 2, 16, 32, 256)))
 
