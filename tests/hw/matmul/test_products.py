@@ -35,16 +35,17 @@ class Row(PeRow):
         return m
 
 
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dsp_pairs", [0, 1])
-def test_row_multiplies(dsp_pairs):
-    """A quarter of all pairs of activation and weight, the other lane's weight random, and corners of all three."""
+def test_row_multiplies(dsp_pairs, step):
+    """Every ``step``-th pair of activation and weight in each lane, in another order in the other, and corners."""
     rng = np.random.default_rng(SEED)
     print("seed", SEED)
     a, w = (x.ravel() for x in np.meshgrid(np.arange(-127, 128), np.arange(-128, 128)))
-    other = rng.integers(-128, 128, a.size)
+    other = rng.permuted(w.reshape(256, 255), axis=0).ravel()  # for each activation all weights again
     corners = np.array(np.meshgrid([-127, -1, 0, 1, 127], [-128, -127, -1, 0, 1, 127], [-128, -127, -1, 0, 1, 127]))
-    triples = np.concatenate([
-        corners.reshape(3, -1).T, np.stack([a, w, other], 1)[::8], np.stack([a, other, w], 1)[1::8]])
+    assert step > 1 or len(np.unique(a * 256 + w)) == len(np.unique(a * 256 + other)) == 255 * 256
+    triples = np.concatenate([corners.reshape(3, -1).T, np.stack([a, w, other], 1)[::step]])
     dut = Row(lanes=2, dsp_pairs=dsp_pairs)
     results = []
 
