@@ -157,7 +157,7 @@ def gemm(bench, name, size=GEMM):
     x, matrix = random.normal(size=(m, k)).astype(np.float32), weights.quantise(random.normal(size=(n, k)))
     compiled = compile_gemm(config, matrix, rows=m)
     result, problems = bench.run(name, GemmJob(config, compiled, x, matrix))
-    yield Measurement(name=f"gemm-{name}", value=compiled.macs / config.macs / result.cycles, unit="share of peak MACs",
+    yield Measurement(name=f"gemm-{name}", value=compiled.macs / config.macs / result.cycles, unit="of peak MACs",
                       goal=GOALS["mac_share"], configuration=bench.preset(name).configuration,
                       counters=result.counters, problems=problems)
 
@@ -173,10 +173,10 @@ def decode(bench, name, contexts=CONTEXTS):
         counters, (chunk,) = result.counters[0], job.chunks
         common = {"configuration": bench.preset(name).configuration | {"context": context},
                   "counters": result.counters, "problems": problems}
-        yield Measurement(name=f"decode-{name}-{context}", unit="share of bus beats", goal=GOALS["bus_share"],
+        yield Measurement(name=f"decode-{name}-{context}", unit="of bus beats", goal=GOALS["bus_share"],
                           value=job.streamed_bytes(chunk, arrays) / (result.cycles * config.bus_bytes), **common)
         moved = config.bus_bytes * (counters["read_beats"] + counters["write_beats"])
-        yield Measurement(name=f"decode-{name}-{context}-bytes", unit="bytes moved / least possible",
+        yield Measurement(name=f"decode-{name}-{context}-bytes", unit="moved / least bytes",
                           value=moved / job.least_bytes(chunk, arrays), kind="derived", **common)
 
 
@@ -195,9 +195,9 @@ def layer(bench, name):
     result, problems = bench.run(name, job)
     common = {"configuration": bench.preset(name).configuration | {"context": max(CONTEXTS)},
               "counters": result.counters, "problems": problems}
-    yield Measurement(name="layer", value=result.seconds, unit="s of simulation", goal=GOALS["seconds"], at_most=True,
+    yield Measurement(name="layer", value=result.seconds, unit="s", goal=GOALS["seconds"], at_most=True,
                       **common)
-    yield Measurement(name="layer-speed", value=result.cycles / result.seconds, unit="cycles simulated a second",
+    yield Measurement(name="layer-speed", value=result.cycles / result.seconds, unit="cycles a second",
                       **common)
 
 

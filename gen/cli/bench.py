@@ -67,7 +67,7 @@ def _show(console, measurements):
 
     table = Table(title="Benchmarks", caption="runs of the generated Verilog, compared with the golden model")
     for column in ("benchmark", "value", "unit", "goal", "kind"):
-        table.add_column(column, justify="right" if column in ("value", "goal") else "left")
+        table.add_column(column, justify="right" if column in ("value", "goal") else "left", no_wrap=column != "unit")
     for m in measurements:
         colour = {True: "green", False: "red", None: "default"}[m.met]
         goal = "" if m.goal is None else f"{'<=' if m.at_most else '>='} {_number(m.goal)}"
