@@ -36,10 +36,20 @@ def generated(session_folder):
 
 
 @pytest.fixture(scope="session")
-def built(generated):
+def shared_build():
+    """Function as ``cosim.build``, but into the folder that keeps builds from session to session, with one size of
+    memory for all jobs."""
+    def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves=False):
+        assert memory_bytes <= MEMORY_BYTES
+        return cosim.build(config, verilog, BUILDS, memory_bytes=MEMORY_BYTES, simulator=simulator, waves=waves)
+    return build
+
+
+@pytest.fixture(scope="session")
+def built(generated, shared_build):
     """Function (preset, simulator) -> (config, build folder)."""
     @functools.cache
     def build(preset, simulator):
         config, verilog = generated(preset)
-        return config, cosim.build(config, verilog, BUILDS, memory_bytes=MEMORY_BYTES, simulator=simulator)
+        return config, shared_build(config, verilog, None, memory_bytes=MEMORY_BYTES, simulator=simulator)
     return build

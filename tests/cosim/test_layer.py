@@ -123,3 +123,19 @@ def test_times_do_not_depend_on_data(built):
     counters = [run(folder, layer_job(config, TINY, context=8, prefill=2, decode=1, seed=seed), MEMORIES["slow"])
                 for seed in (8, 9)]
     assert counters[0] == counters[1]
+
+
+def test_comparison_sees_every_byte(built):
+    """A single bit wrong anywhere is found and named: weights, cache, gaps between regions, input, output."""
+    config, _ = built("micro", "verilator")
+    job = layer_job(config, TINY, context=8, prefill=2, decode=1, seed=10)
+    assert job.compare(job.expected_memory) == (len(job.image) // 4, [])
+    places = set()
+    for at in range(0, len(job.image), 37):
+        memory = job.expected_memory.copy()
+        memory[at] ^= 1 << at % 8
+        _, differ = job.compare(memory)
+        assert [offset for offset, _, _ in differ] == [at // 4 * 4]
+        places.add(job.place(at).partition(",")[0])
+    assert places == {"program and weights", "KV cache", "input of run 0", "input of run 1", "output of run 0",
+                      "output of run 1"}
