@@ -14,16 +14,17 @@ SPECIAL = np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F7FFFFF, 
 
 
 def run(dut, kind, rows, keep, rng, *, bubbles):
-    """Results of rows (FP32 bits [rows, n]); elements from keep[row] on are left out. Gaps are the smallest allowed
-    and random ones."""
-    lanes, n = len(dut.slot.keep), rows.shape[1]
-    tail = dut.tail_max if kind == Reduce.MAX else dut.tail_sum_short if n < 32 else dut.tail_sum
+    """Results of rows (FP32 bits, each of its own length); elements from keep[row] on are left out. Gaps are the
+    smallest allowed and random ones."""
+    lanes = len(dut.slot.keep)
     interval = dut.interval if kind == Reduce.SUM else 1
     results = []
 
     async def feed(ctx):
         ctx.set(dut.reduce, kind)
         for row, limit in zip(rows, keep, strict=True):
+            n = len(row)
+            tail = dut.tail_max if kind == Reduce.MAX else dut.tail_sum_short if n < 32 else dut.tail_sum
             for start in range(0, n, lanes):
                 part = row[start:start + lanes]
                 # What lies beyond a row is any number.
@@ -80,6 +81,17 @@ def test_rows(kind, lanes, bubbles):
         else:
             expected = vector.max_rows(x, keep)
         assert got.tolist() == expected.view(np.uint32).tolist()
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8])
+def test_short_rows_after_long_ones(lanes):
+    """What a long row left in the partial sums that a short one does not reach is gone."""
+    rng = np.random.default_rng(SEED)
+    lengths = (172, 5, 64, 1, 96, 20, 33, 30, 32, 8, 31)
+    rows = [rng.uniform(1, 2, n).astype(np.float32) for n in lengths]  # all of one size: nothing is absorbed
+    got = run(Reducer(lanes=lanes), Reduce.SUM, [row.view(np.uint32) for row in rows], lengths, rng, bubbles=0.0)
+    expected = np.array([vector.sum_rows(row[None])[0] for row in rows])
+    assert got.tolist() == expected.view(np.uint32).tolist()
 
 
 def test_refusal():
