@@ -104,8 +104,10 @@ def test_yosys_accepts(emitted, tmp_path, preset):
     assert "Warning" not in (tmp_path / "yosys.log").read_text()
 
 
-@pytest.mark.parametrize("body", ["assign b = ~(a & b);", "assign b = ~a; assign b = a & c;", "wire d; assign b = d & c;"])
+@pytest.mark.parametrize("body", ["assign b = ~(a & b);", "assign b = ~a; assign b = a & c;",
+                                  "wire d; assign b = d & c;"])
 def test_yosys_check_finds(tmp_path, body):
+    """A loop, two drivers, none."""
     (tmp_path / "specimen.v").write_text(f"module specimen(input a, input c, output b);\n  {body}\nendmodule\n")
     with pytest.raises(YosysError, match="Found 1 problems"):
         run_script(["read_verilog specimen.v", "hierarchy -check -top specimen", "proc", "check -assert"],
