@@ -21,6 +21,7 @@ BASES = (0x0000, 0x4000, 0x10000, 0x20000)
 SIZES = (0x4000, 0x8000 + 40, 0x8000, 0x1000)
 WRITABLE = (0, 1, 1, 1)
 MEMORY_BYTES = 0x30000
+LIMIT = 10_000    # cycles for one command
 UNITS = {"load": Opcode.LOAD, "store": Opcode.STORE, "stream": Opcode.STREAM}
 TRANSFER = {"rows": 1, "planes": 1, "row_stride": 0, "plane_stride": 0, "scratch": 0, "scratch_row_stride": 0,
             "scratch_plane_stride": 0}
@@ -157,16 +158,18 @@ class Bench:
         valid, ready = getattr(self.dut, f"{unit}__valid"), getattr(self.dut, f"{unit}__ready")
         port.value = sum(word << 32 * i for i, word in enumerate(encode(UNITS[unit], **DEFAULTS[unit] | fields)))
         valid.value = 1
-        while True:
+        for _ in range(LIMIT):
             await ReadOnly()
             taken = int(ready.value)
             await RisingEdge(self.dut.clk)
             if taken or self.errors:
                 break
+        else:
+            raise AssertionError(f"the command is not taken: {fields}")
         valid.value = 0
 
-    async def until(self, condition, what="", limit=10_000):
-        for _ in range(limit):
+    async def until(self, condition, what=""):
+        for _ in range(LIMIT):
             await RisingEdge(self.dut.clk)
             if condition():
                 return
