@@ -176,7 +176,7 @@ def decode(bench, name, contexts=CONTEXTS):
         yield Measurement(name=f"decode-{name}-{context}", unit="of bus beats", goal=GOALS["bus_share"],
                           value=job.streamed_bytes(chunk, arrays) / (result.cycles * config.bus_bytes), **common)
         moved = config.bus_bytes * (counters["read_beats"] + counters["write_beats"])
-        yield Measurement(name=f"decode-{name}-{context}-bytes", unit="moved / least bytes",
+        yield Measurement(name=f"decode-{name}-{context}-bytes", unit="of least bytes",
                           value=moved / job.least_bytes(chunk, arrays), kind="derived", **common)
 
 
