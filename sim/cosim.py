@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewright.gen.errors import ToolError
+from tilewright.gen.errors import ToolError, UserError
 
 from .verilator import environment, runner
 
@@ -81,8 +82,11 @@ def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves
     """Compile ``verilog`` (a path) with memory and test bench into ``folder``; a build of the same sources is kept.
 
     ``memory_bytes`` is a power of two. Returns the folder that ``simulate`` takes. Of processes that want the same
-    build one compiles and the others wait.
+    build one compiles and the others wait. Raises SimulationError, and UserError where ``waves`` need what is not
+    installed.
     """
+    if waves and simulator == "verilator":
+        _check_fst_headers()
     sources = [HDL / "testbench.sv", HDL / "axi_memory.sv", Path(verilog)]
     defines = {"ACCELERATOR": config.module_name, "DATA_WIDTH": config.bus_width, "ADDR_WIDTH": config.address_width}
     digest = hashlib.sha256(repr((simulator, waves, memory_bytes, defines, ARGUMENTS[simulator])).encode())
@@ -112,6 +116,14 @@ def _compile(simulator, sources, defines, memory_bytes, waves, folder):
                 parameters={"BYTES": memory_bytes}, build_args=arguments, waves=waves, always=True, log_file=log)
         except (Exception, SystemExit) as error:
             raise SimulationError(f"{simulator} could not build the simulation ({error}); see {log}") from error
+
+
+def _check_fst_headers():
+    """Verilator's FST writer is compiled against two libraries of the system."""
+    headers = "".join(f"#include <{name}.h>\n" for name in ("lz4", "zlib"))
+    if subprocess.run(["c++", "-E", "-x", "c++", "-"], input=headers, text=True, capture_output=True).returncode:
+        raise UserError("waves from Verilator need lz4.h and zlib.h: install them (Debian: apt-get install liblz4-dev "
+                        "zlib1g-dev), or take icarus")
 
 
 @contextmanager
