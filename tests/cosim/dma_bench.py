@@ -90,7 +90,7 @@ class Bench:
             interface.log.setLevel("ERROR")
         self.done = dict.fromkeys(UNITS, 0)
         self.errors = deque()
-        self.contention = True
+        self.contention, self.blocked = True, False
 
     async def start(self, pause=0.4):
         dut = self.dut
@@ -144,13 +144,13 @@ class Bench:
                     waiting[channel] = values
 
     async def contend(self):
-        """The vector unit's accesses: reads anywhere, writes with an empty mask."""
+        """The vector unit's accesses: reads anywhere, writes with an empty mask; or nothing but writes."""
         dut = self.dut
         while True:
             await RisingEdge(dut.clk)
             dut.vector_read__valid.value = self.contention and self.rng.random() < 0.5
             dut.vector_read__address.value = self.rng.randrange(GROUPS)
-            dut.vector_write__valid.value = self.contention and self.rng.random() < 0.3
+            dut.vector_write__valid.value = self.blocked or (self.contention and self.rng.random() < 0.3)
 
     async def send(self, unit, fields):
         """Hand a command over; its effect is put into the model. Fields that stand for errors are the caller's."""
@@ -271,6 +271,23 @@ async def random_transfers(dut):
         await bench.run("load", *(random_load(bench.rng, bench.beat_bytes) for _ in range(3)))
         await bench.run("store", *(random_store(bench.rng, bench.beat_bytes) for _ in range(4)))
         bench.check()
+
+
+@cocotb.test()
+async def full_buffers(dut):
+    """The scratchpad takes nothing from LOAD until all it may ask for has come; W takes nothing for long from STORE."""
+    bench = Bench(dut)
+    await bench.start(pause=0.0)
+    bench.contention, bench.blocked = False, True
+    count = GROUPS * bench.beat_bytes
+    loading = cocotb.start_soon(bench.run("load", {"region": 0, "offset": 0, "count": count}))
+    for _ in range(600):
+        await RisingEdge(dut.clk)
+    bench.blocked = False
+    await loading
+    bench.slave.write_if.w_channel.set_pause_generator(itertools.chain([True] * 600, bench.pauses(0.0)))
+    await bench.run("store", {"region": 1, "offset": 0, "count": count})
+    bench.check()
 
 
 @cocotb.test()

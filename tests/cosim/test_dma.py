@@ -47,8 +47,8 @@ def build_with_memory(request):
                        parameters={"WIDTH": request.param})
 
 
-@pytest.mark.parametrize("case", ["random_transfers", "page_boundaries", "whole_region", "errors", "aborts",
-                                  "streams_beside_loads"])
+@pytest.mark.parametrize("case", ["random_transfers", "full_buffers", "page_boundaries", "whole_region", "errors",
+                                  "aborts", "streams_beside_loads"])
 def test_dma(build, case, monkeypatch, tmp_path):
     run(build, "dma_bench", case, monkeypatch, tmp_path)
 
