@@ -21,7 +21,7 @@ DESCRIPTORS = 16      # the same for short bursts
 class Load(wiring.Component):
     """Copies beats from memory into groups of the scratchpad, one group a beat.
 
-    Throughput: a beat a cycle on long rows, up to a latency of three bursts; a row costs 3 cycles at least.
+    Throughput: a beat a cycle on long rows, up to a latency of three bursts; a row costs 4 cycles at least.
     The command is held until its last burst was requested; ``done`` comes once its last group was written.
     It keeps no state on the bus, so that an abort just resets it.
 
@@ -97,10 +97,10 @@ class Load(wiring.Component):
         """A burst is requested once the buffer has room for it; where its beats go waits in ``targets``."""
         burst, buffer, targets = bursts.burst.payload, self._buffer, self._targets
         group = Signal(SCRATCH_ADDRESS_WIDTH + 1, reset_less=True)   # the top bit: beyond any scratchpad
-        accepted = Signal()
+        accepted, fits = Signal(), Signal()
+        m.d.sync += fits.eq((buffer.room >= burst.beats) & bursts.burst.valid & ~accepted)   # of this burst
         m.d.comb += [
-            self.read.request_valid.eq(bursts.burst.valid & (buffer.room >= burst.beats) & targets.w_rdy
-                                       & ~self._failed),
+            self.read.request_valid.eq(bursts.burst.valid & fits & targets.w_rdy & ~self._failed),
             self.read.request_region.eq(self.command.payload.region), self.read.request_offset.eq(burst.offset),
             self.read.request_beats.eq(burst.beats),
             accepted.eq(self.read.request_valid & self.read.request_ready),

@@ -101,24 +101,31 @@ class Bursts(wiring.Component):
         m = Module()
         run, burst = self.run, self.burst
         offset, left = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        beats, ends = Signal.like(burst.payload.beats, reset_less=True), Signal(reset_less=True)
         last_run = Signal(reset_less=True)
-        low = offset[self._beat_log:self._beat_log + self._burst_log]
-        high = offset[self._beat_log + self._burst_log:]
-        limit, ends = Signal(range((1 << self._burst_log) + 1)), Signal()
+        bits = slice(self._beat_log, self._beat_log + self._burst_log)   # of an offset: the beat within a burst
+        most, limit = Signal.like(beats), Signal.like(beats)
+        following_ends, first_ends = Signal(), Signal()
         m.d.comb += [
-            limit.eq(Mux(self.single, 1, (1 << self._burst_log) - low)),
-            ends.eq(left <= limit),
-            burst.payload.offset.eq(offset), burst.payload.beats.eq(Mux(ends, left, limit)),
+            # Behind the first one, a burst begins at a multiple of its greatest length.
+            most.eq(Mux(self.single, 1, 1 << self._burst_log)),
+            limit.eq(Mux(self.single, 1, (1 << self._burst_log) - run.payload.offset[bits])),
+            following_ends.eq(left <= beats + most), first_ends.eq(run.payload.count <= limit),
+            burst.payload.offset.eq(offset), burst.payload.beats.eq(beats),
             burst.payload.last_of_run.eq(ends), burst.payload.last.eq(ends & last_run),
             run.ready.eq(~burst.valid | (burst.ready & ends)),
         ]
         with m.If(run.ready):
-            m.d.sync += [burst.valid.eq(run.valid), offset.eq(run.payload.offset), left.eq(run.payload.count),
-                         last_run.eq(run.payload.last)]
+            m.d.sync += [
+                burst.valid.eq(run.valid), offset.eq(run.payload.offset), left.eq(run.payload.count),
+                last_run.eq(run.payload.last), ends.eq(first_ends),
+                beats.eq(Mux(first_ends, run.payload.count, limit)),
+            ]
         with m.Elif(burst.ready):
-            m.d.sync += left.eq(left - limit)
+            m.d.sync += [left.eq(left - beats), ends.eq(following_ends),
+                         beats.eq(Mux(following_ends, left - beats, most))]
             with m.If(self.single):
                 m.d.sync += offset.eq(offset + self.stride)
             with m.Else():
-                m.d.sync += offset.eq((high + 1) << (self._beat_log + self._burst_log))
+                m.d.sync += offset.eq((offset[bits.stop:] + 1) << bits.stop)
         return m

@@ -20,7 +20,7 @@ def beat_tag(beat_log):
 class GroupFetch(wiring.Component):
     """Reads rows of groups from the scratchpad ahead of their use.
 
-    Throughput: a group a cycle, as far as the scratchpad grants it.
+    Throughput: a group a cycle, as far as the scratchpad grants it, and a cycle for each row. One entry stays empty.
 
     Parameters
     ----------
@@ -50,12 +50,13 @@ class GroupFetch(wiring.Component):
         m.submodules.buffer = buffer = ReplayBuffer(width=self._width, entries=self._entries)
         read, row = self.read, self.row
         group, left = Signal(SCRATCH_ADDRESS_WIDTH + 1, reset_less=True), Signal(32)
-        active, asked = Signal(), Signal()
+        active, asked, room = Signal(), Signal(), Signal()
+        m.d.sync += room.eq(buffer.room > 1)    # one may be asked for in this cycle
         m.d.comb += [
             active.eq((left != 0) & ~self.hold),
-            read.valid.eq(active & ~group[-1] & (buffer.room != 0)), read.address.eq(group),
+            read.valid.eq(active & ~group[-1] & room), read.address.eq(group),
             asked.eq(read.valid & read.ready), buffer.reserve.eq(asked),
-            row.ready.eq((left == 0) | (asked & (left == 1))),
+            row.ready.eq(left == 0),
             self.arrived.eq(read.data_valid), buffer.write.eq(read.data_valid), buffer.data.eq(read.data),
             self.fault.eq((active & group[-1]) | (read.data_valid & read.fault)),
             self.valid.eq(buffer.valid), self.front.eq(buffer.front), buffer.take.eq(self.take),
