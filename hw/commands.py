@@ -11,7 +11,7 @@ from enum import IntEnum
 from amaranth.lib import data
 
 __all__ = ["COMMAND_WORDS", "COMMAND_BYTES", "REGISTERS", "Opcode", "Unit", "NO_WAIT", "ScalarOp", "Condition",
-           "Operand", "Reduce", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "encode", "decode"]
+           "Operand", "Reduce", "Format", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "encode", "decode"]
 
 COMMAND_WORDS = 16
 COMMAND_BYTES = 4 * COMMAND_WORDS
@@ -74,12 +74,20 @@ class Reduce(IntEnum):
     NONE = 0
     SUM = 1
     MAX = 2
+    ARGMAX = 3     # the number of the first greatest element, an integer
+
+
+class Format(IntEnum):
+    """What a MATMUL multiplies."""
+
+    INT8 = 0       # A8 activations, INT8 weights
+    FP16 = 1       # both FP16; a tile has half as many outputs
 
 
 class Dest(IntEnum):
     NONE = 0
-    FP32 = 1         # scratchpad
-    ACTIVATION = 2   # A8, activation buffer
+    FP32 = 1         # scratchpad; with ``half`` FP16 in the low half of each word
+    ACTIVATION = 2   # A8, activation buffer; with ``half`` FP16
     PACKED = 3       # A8, scratchpad: bytes, and scales as words
 
 
@@ -151,10 +159,11 @@ COMMANDS = {
         "tile_stride": Field(6, 0, 32, "bytes from tile to tile"),
     },
     Opcode.MATMUL: {
-        "scaled": Field(2, 0, 1, "the stream carries block scales; else each is 1.0"),
+        "scaled": Field(2, 0, 1, "the stream carries block scales; else each is 1.0. INT8 only"),
+        "format": Field(2, 1, 1, "Format"),
         "k": Field(3, 0, 16, "reduction length"),
         "n": Field(4, 0, 16, "outputs of a row; the last tile may be partly used"),
-        "rows": Field(5, 0, 16, "activation rows; more than config.rows are taken in groups that replay the tile"),
+        "rows": Field(5, 0, 16, "activation rows; more than the array has are taken in groups that replay the tile"),
         "activation": Field(6, 0, 16, "first reduction index in the activation buffer"),
         "group_stride": Field(6, 16, 16, "reduction indices from row group to row group"),
         "dest": Field(7, 0, 16, "scratchpad group of output 0 of row 0"),
@@ -172,10 +181,12 @@ COMMANDS = {
         "dest": Field(2, 16, 2, "Dest"),
         "row_scale": Field(2, 18, 1, "A8 with one scale for the row instead of one a block of 32"),
         "scale_fp32": Field(2, 19, 1, "PACKED scales as FP32 words instead of FP16 in the low half"),
+        "half": Field(2, 20, 1, "t4 as FP16, with dest FP32 or ACTIVATION"),
+        "carry": Field(2, 21, 1, "ARGMAX goes on from the command before instead of starting anew"),
         "n": Field(3, 0, 16, "elements of a row"),
         "rows": Field(4, 0, 16, "rows"),
         "valid": Field(5, 0, 16, "elements from this one on count as zero (row 0)"),
-        "valid_step": Field(5, 16, 16, "added to valid from row to row"),
+        "valid_step": Field(5, 16, 16, "added to valid and first from row to row; 0 or 1 where ring is not 0"),
         "a": Field(6, 0, 16, "group of operand a, row 0"),
         "a_stride": Field(6, 16, 16, "groups from row to row, modulo 2^16"),
         "b": Field(7, 0, 16, "as a"),
@@ -193,6 +204,9 @@ COMMANDS = {
         "scale_stride": Field(11, 16, 16, "PACKED: groups from row to row"),
         "result": Field(12, 0, 16, "group of the reduction's result for row 0; its other words become zero"),
         "result_stride": Field(12, 16, 16, "groups from row to row"),
+        "first": Field(13, 0, 16, "elements before this one count as zero (row 0), two's complement"),
+        "ring": Field(13, 16, 16, "valid and first start again behind this many elements; 0: they do not"),
+        "index": Field(14, 0, 32, "ARGMAX: number of element 0"),
     },
     Opcode.LOAD: {
         **_TRANSFER,

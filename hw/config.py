@@ -4,12 +4,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
-__all__ = ["AcceleratorConfig", "ConfigError", "FUNCTIONS", "BLOCK"]
+__all__ = ["AcceleratorConfig", "ConfigError", "FORMATS", "FUNCTIONS", "BLOCK"]
 
 BLOCK = 32
 """Values along the reduction dimension that share one scale (GGUF Q8_0, A8)."""
 
-FUNCTIONS = ("exp", "silu", "rsqrt", "recip")
+FORMATS = ("int8", "fp16")
+"""Formats of weights and activations that the matmul engine can multiply."""
+
+FUNCTIONS = ("exp", "silu", "rsqrt", "recip", "gelu_erf", "gelu_tanh", "quick_gelu", "sigmoid", "tanh")
 """Table functions a build can hold; a command names one by its position in ``AcceleratorConfig.functions``."""
 
 
@@ -28,8 +31,10 @@ class AcceleratorConfig:
     Parameters
     ----------
     name : str              name of the configuration, used for the Verilog file
-    rows : int              activations (tokens, or query heads of a KV group) multiplied a cycle
-    lanes : int             weights taken a cycle; INT8, so also the bus width in bytes
+    formats : tuple         formats the matmul engine multiplies, of ``FORMATS``
+    rows : int              INT8 activations (tokens, or query heads of a KV group) multiplied a cycle
+    fp16_rows : int         FP16 activations multiplied a cycle; 0 without format fp16
+    lanes : int             weights taken a cycle; INT8, so also the bus width in bytes. Half as many are FP16
     bus_width : int         AXI4 data width in bits
     address_width : int     AXI4 address width in bits
     scratchpad_bytes : int  FP32 scratchpad
@@ -45,7 +50,9 @@ class AcceleratorConfig:
     """
 
     name: str
+    formats: tuple[str, ...]
     rows: int
+    fp16_rows: int
     lanes: int
     bus_width: int
     address_width: int
@@ -122,6 +129,7 @@ class AcceleratorConfig:
                 yield f"{name} = {value}: must be a power of two from {low} to {high}; change {name}"
         if not 32 <= self.address_width <= 40:
             yield f"address_width = {self.address_width}: must be from 32 to 40; change address_width"
+        yield from self._format_problems()
         if self.lanes * 8 != self.bus_width:
             yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8}, so that INT8 lanes eat one "
                    f"beat a cycle; change lanes or bus_width")
@@ -138,14 +146,28 @@ class AcceleratorConfig:
         if not 0 <= self.pe_dsps <= self.macs // 2:
             yield (f"pe_dsps = {self.pe_dsps}: must be from 0 to rows * lanes / 2 = {self.macs // 2}; "
                    f"change pe_dsps")
-        for name in self.functions:
-            if name not in FUNCTIONS:
-                yield f"functions = {name!r}: unknown; allowed are {', '.join(FUNCTIONS)}; change functions"
-        if len(set(self.functions)) != len(self.functions):
-            yield f"functions = {list(self.functions)}: each may stand once; change functions"
+        for field, known in (("functions", FUNCTIONS), ("formats", FORMATS)):
+            names = getattr(self, field)
+            for name in names:
+                if name not in known:
+                    yield f"{field} = {name!r}: unknown; allowed are {', '.join(known)}; change {field}"
+            if len(set(names)) != len(names):
+                yield f"{field} = {list(names)}: each may stand once; change {field}"
         if not 1 <= self.max_hidden <= self.activation_depth:
             yield (f"max_hidden = {self.max_hidden}: must be from 1 to activation_depth = {self.activation_depth}; "
                    f"change max_hidden or activation_depth")
         if not 1 <= self.max_context <= self.activation_depth:
             yield (f"max_context = {self.max_context}: must be from 1 to activation_depth = {self.activation_depth}, "
                    f"which holds a row of probabilities; change max_context or activation_depth")
+
+    def _format_problems(self):
+        if not self.formats:
+            yield f"formats = []: must name at least one of {', '.join(FORMATS)}; change formats"
+        if "fp16" not in self.formats:
+            if self.fp16_rows:
+                yield f"fp16_rows = {self.fp16_rows}: must be 0 without fp16 in formats; change fp16_rows or formats"
+        elif not (1 <= self.fp16_rows <= self.rows and _power_of_two(self.fp16_rows)):
+            yield (f"fp16_rows = {self.fp16_rows}: must be a power of two from 1 to rows = {self.rows}; "
+                   f"change fp16_rows")
+        if "int8" not in self.formats and self.pe_dsps:
+            yield f"pe_dsps = {self.pe_dsps}: must be 0 without int8 in formats; change pe_dsps or formats"
