@@ -37,11 +37,16 @@ class ScratchWrite(wiring.Signature):
 class ActivationWrite(wiring.Signature):
     """The vector unit's way into the activation buffer: ``lanes`` consecutive reduction indices of one row a cycle
     (``index`` is a multiple of ``lanes``), and scale codes of whole blocks. Always taken. ``fault`` is high in the same
-    cycle where index or row is outside the buffer: nothing is written."""
+    cycle where index or row is outside the buffer: nothing is written.
 
-    def __init__(self, *, lanes):
+    With ``fp16`` each element has 16 bits: where ``half`` is high they are FP16 for FP16 row ``row``; else the elements
+    are INT8, packed in the low ``8 * lanes`` bits as without ``fp16``."""
+
+    def __init__(self, *, lanes, fp16=False):
+        half = {"half": Out(1)} if fp16 else {}
         super().__init__({
-            "valid": Out(1), "row": Out(16), "index": Out(16), "data": Out(8 * lanes), "mask": Out(lanes),
+            "valid": Out(1), "row": Out(16), "index": Out(16), "data": Out((16 if fp16 else 8) * lanes),
+            "mask": Out(lanes), **half,
             "scale_valid": Out(1), "scale_row": Out(16), "scale_block": Out(11), "scale_code": Out(8),
             "fault": In(1),
         })
