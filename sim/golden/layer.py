@@ -206,7 +206,7 @@ def decoder_layer(shape, layer_weights, cache, x, position, tables):
     tokens = len(x)
     if not 0 <= position <= cache.max_context - tokens:
         raise ValueError(f"positions {position} to {position + tokens - 1} are beyond a cache of {cache.max_context}")
-    cos, sin = rope_tables(head_dim=shape.head_dim, theta=shape.rope_theta, first=position, count=tokens)
+    cos, sin = rope_tables(rotary_dim=shape.head_dim, theta=shape.rope_theta, first=position, count=tokens)
 
     h = rms_norm(x, layer_weights.attn_norm, shape, tables)
     k, v, q = (_linear(h, matrix).reshape(tokens, -1, shape.head_dim)

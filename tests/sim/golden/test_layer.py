@@ -242,7 +242,7 @@ def test_refuses_impossible_shapes(change, message):
 
 
 def test_rope_tables():
-    cos, sin = rope.rope_tables(head_dim=64, theta=100000.0, first=5, count=3)
+    cos, sin = rope.rope_tables(rotary_dim=64, theta=100000.0, first=5, count=3)
     assert cos.dtype == sin.dtype == np.float32
     for row, position in enumerate((5, 6, 7)):
         for i in range(32):
@@ -251,7 +251,7 @@ def test_rope_tables():
                 assert abs(got[row, column] - np.cos(angle)) <= 2.0**-24
             assert abs(sin[row, 2 * i] + np.sin(angle)) <= 2.0**-24 and sin[row, 2 * i] == -sin[row, 2 * i + 1]
     with pytest.raises(ValueError, match="even"):
-        rope.rope_tables(head_dim=7, theta=10000.0, first=0, count=1)
+        rope.rope_tables(rotary_dim=7, theta=10000.0, first=0, count=1)
 
 
 PROMPT = ("The quick brown fox jumps over the lazy dog. In 2024, a small language model runs on a small chip, and "
