@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tilewright.sim.golden.matmul import block_term, linear
+from tilewright.sim.golden.matmul import block_term, linear, linear_fp16
 
 SEED = 20
 
@@ -64,3 +64,94 @@ def test_linear_refuses_shapes_that_do_not_fit():
     q, w = np.zeros((2, 40), np.int8), np.zeros((3, 40), np.int8)
     with pytest.raises(ValueError, match="shapes do not fit"):
         linear(q, np.zeros((2, 1), np.uint8), w)
+
+
+# FP16.
+
+def _halves(rng, *shape):
+    """Every kind of finite FP16 number alike: all exponents, subnormals, zeros of both signs."""
+    bits = rng.integers(0, 1 << 16, shape).astype(np.uint16)
+    return np.where(bits & 0x7C00 == 0x7C00, bits & 0x83FF, bits).astype(np.uint16).view(np.float16)
+
+
+def _round_once(x):
+    """A Fraction to the nearest FP32 number, ties to even, by integers alone."""
+    if x == 0:
+        return 0.0
+    magnitude, exponent = abs(x), 0
+    while magnitude >= 1 << 24:
+        magnitude, exponent = magnitude / 2, exponent + 1
+    while magnitude < 1 << 23:
+        magnitude, exponent = magnitude * 2, exponent - 1
+    return float(round(magnitude) * Fraction(2)**exponent) * (-1 if x < 0 else 1)  # round: ties to even
+
+
+def _bits(x):
+    return np.asarray(x, np.float32).view(np.uint32)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 172, 576])
+def test_linear_fp16_is_the_exact_sum_rounded_once(k):
+    rng = np.random.default_rng(SEED + k)
+    a, w = _halves(rng, 3, k), _halves(rng, 5, k)
+    w[0] = (rng.normal(size=k) * 0.05).astype(np.float16)
+    expected = [[_round_once(sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(row, column, strict=True)))
+                 for column in w] for row in a]
+    assert np.array_equal(_bits(linear_fp16(a, w)), _bits(expected))
+
+
+def test_linear_fp16_rounds_ties_and_cancels():
+    """One product dominates; the rest is half a unit in its last place, or a little more or less; or all cancels."""
+    one, half, tiny = 1.0, 2.0**-12, 2.0**-24  # half * half: half a unit in the last place of 1.0
+    rows = [
+        ([one, half], [one, half], 1.0), ([one, half, tiny], [one, half, tiny], 1.0 + 2.0**-23),
+        ([one, half, tiny], [one, half, -tiny], 1.0), ([-one, half, tiny], [one, -half, -tiny], -1.0 - 2.0**-23),
+        ([one + 2.0**-10, half], [one, half], 1.0 + 2.0**-10), ([one, -half], [one, half], 1.0 - 2.0**-24),
+        ([65504, 65504, tiny], [65504, -65504, tiny], 2.0**-48), ([65504, 65504, -tiny], [65504, -65504, tiny],
+                                                                  -2.0**-48),
+        ([65504, -65504], [65504, 65504], 0.0), ([0.0, -0.0], [-1.0, 1.0], 0.0), ([-tiny], [0.0], 0.0),
+    ]
+    for a, w, expected in rows:
+        got = linear_fp16(np.array([a], np.float16), np.array([w], np.float16))
+        assert int(_bits(got)[0, 0]) == int(_bits(expected)), (a, w)
+
+
+def test_linear_fp16_at_the_longest():
+    """2^16 - 1 largest products, and one more bit at the other end."""
+    a = np.full((1, 65535), 65504, np.float16)
+    w = np.stack([a[0], -a[0]])
+    exact = 65535 * 65504**2
+    assert np.array_equal(_bits(linear_fp16(a, w)), _bits([[exact, -exact]]))
+    a[0, -1] = w[0, -1] = w[1, -1] = 2.0**-24
+    exact = _round_once(Fraction(65534 * 65504**2) + Fraction(2)**-48)
+    assert np.array_equal(_bits(linear_fp16(a, w)), _bits([[exact, -exact]]))
+
+
+@pytest.mark.parametrize(("a", "w", "bits"), [
+    ([np.inf, 1], [1, 1], 0x7F800000), ([np.inf, 1], [-1, np.inf], 0x7FC00000),
+    ([-np.inf, 1], [1, -np.inf], 0xFF800000),
+    ([np.inf, 1], [0, 1], 0x7FC00000), ([0, 1], [np.inf, 1], 0x7FC00000), ([np.nan, 1], [0, 1], 0x7FC00000),
+    ([1, 1], [1, -np.nan], 0x7FC00000), ([np.inf, np.inf], [-1, 1], 0x7FC00000), ([np.inf, np.inf], [2, 1], 0x7F800000),
+    ([np.inf, np.nan, np.inf], [1, 1, 1], 0x7FC00000), ([np.inf, np.inf, np.inf], [-1, 1, 1], 0x7FC00000),
+    ([np.inf, 65504], [2.0**-24, -65504], 0x7F800000),
+])
+def test_linear_fp16_specials(a, w, bits):
+    got = linear_fp16(np.array([a], np.float16), np.array([w], np.float16))
+    assert int(_bits(got)[0, 0]) == bits
+
+
+def test_linear_fp16_in_pieces():
+    """More weights than are taken at once, and a reduction in several spans: the same as output by output."""
+    rng = np.random.default_rng(SEED)
+    a, w = _halves(rng, 2, 9000), _halves(rng, 200, 9000)
+    w[150, 8000] = np.inf
+    whole = linear_fp16(a, w)
+    for n in (0, 1, 115, 116, 117, 150, 199):
+        assert np.array_equal(_bits(whole[:, [n]]), _bits(linear_fp16(a, w[n:n + 1])))
+
+
+def test_linear_fp16_refusals():
+    with pytest.raises(ValueError, match="operands must be float16, not float32"):
+        linear_fp16(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float16))
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        linear_fp16(np.zeros((1, 2), np.float16), np.zeros((1, 3), np.float16))
