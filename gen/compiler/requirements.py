@@ -1,0 +1,81 @@
+"""What a configuration must have for a layer or a model to run on it: the one place that knows.
+
+Sizes that single vectors need are checked here. What the values of a whole program need together, in scratchpad and
+activation buffer, is for the planner to find.
+"""
+
+from typing import NamedTuple
+
+from tilewright.hw.config import BLOCK
+
+__all__ = ["Lack", "functions_of", "layer_lacks", "lacks"]
+
+
+class Lack(NamedTuple):
+    """Something that a configuration does not have.
+
+    field : str       the configuration's field that adds it
+    needed : object   the function or format to add, or the value the field must have at least
+    line : str        what is wrong and what to change, in one line
+    blocking : bool   whether nothing runs without it; else the model runs with a restriction, which ``line`` names
+    """
+
+    field: str
+    needed: object
+    line: str
+    blocking: bool = True
+
+
+def functions_of(layer):
+    """Table functions that a layer needs, each with the part that needs it."""
+    return {"exp": "softmax", "recip": "softmax", "rsqrt": "norm", layer.activation: "activation"}
+
+
+def layer_lacks(config, layer, context, *, formats=("int8",)):
+    """Yield a ``Lack`` for each thing that keeps a layer from running with ``context`` positions.
+
+    config : AcceleratorConfig
+    layer : any object with the attributes of a layer's description (``gen.architecture.LayerDescription``)
+    formats : formats of weights and KV cache
+    """
+    for name in dict.fromkeys(formats):
+        if name not in config.formats:
+            yield Lack("formats", name, f"formats = {list(config.formats)}: the layer needs {name!r}; add it")
+    for name, part in functions_of(layer).items():
+        if name not in config.functions:
+            yield Lack("functions", name, f"functions = {list(config.functions)}: for its {part} the layer needs "
+                                          f"{name!r}; add it")
+    for what, value, limit in (
+        ("hidden", layer.hidden, "max_hidden"), ("head_dim", layer.head_dim, "max_head_dim"),
+        ("context", context, "max_context"), ("head_dim", layer.head_dim, "prefetch_beats"),
+        ("heads * head_dim", layer.heads * layer.head_dim, "activation_depth"),
+        ("ffn", layer.ffn, "activation_depth"),
+    ):
+        most = getattr(config, limit)
+        if value > most:
+            needed = -(-value // BLOCK) * BLOCK if limit == "activation_depth" else value
+            yield Lack(limit, needed, f"{what} = {value}: is {value - most} more than {limit} = {most}")
+    if layer.head_dim % config.group_words:
+        yield Lack("bus_width", None, f"head_dim = {layer.head_dim}: must be a multiple of the {config.group_words} "
+                                      "words of a scratchpad group; take a narrower bus_width")
+
+
+def lacks(config, architecture):
+    """Each thing that ``config`` lacks for a model, once, blocking ones first.
+
+    A layer's limits are looked at with a context that the configuration holds: a model's longest context and the format
+    of its weights are a choice, so what is missing for them is no more than a restriction.
+    """
+    context = min(architecture.max_context, config.max_context)
+    layers = dict.fromkeys(architecture.layer(index) for index in range(architecture.layers))
+    found = list(dict.fromkeys(lack for layer in layers
+                               for lack in layer_lacks(config, layer, context, formats=config.formats[:1])))
+    for name, title in (("int8", "INT8"), ("fp16", "FP16")):
+        if name not in config.formats:
+            found.append(Lack("formats", name, f"formats = {list(config.formats)}: weights and KV cache in {title} "
+                                               f"need {name!r}; add it", blocking=False))
+    if architecture.max_context > config.max_context:
+        found.append(Lack("max_context", architecture.max_context,
+                          f"max_context = {config.max_context}: a context of up to {config.max_context} is possible, "
+                          f"the model's own is {architecture.max_context}", blocking=False))
+    return found
