@@ -15,8 +15,8 @@ def frequencies(rotary_dim, theta, scaling=None):
         a pair that turns fewer than low_freq_factor times within original_context positions turns ``factor`` times
         more slowly, one that turns more than high_freq_factor times is left as it is, between them the two blend.
     """
-    if rotary_dim < 2 or rotary_dim % 2:
-        raise ValueError(f"rotary_dim must be even and at least 2, not {rotary_dim}")
+    if rotary_dim < 0 or rotary_dim % 2:
+        raise ValueError(f"rotary_dim must be even, not {rotary_dim}")
     plain = theta ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)
     if scaling is None:
         return plain
@@ -46,7 +46,7 @@ def rope_tables(*, rotary_dim, theta, first, count, scaling=None):
 
 
 def interleaved_order(head_dim, rotary_dim=None):
-    """Order of dimensions that turns half_split pairs into interleaved ones: 0, h, 1, h + 1, ... with h = rotary_dim / 2.
+    """Order of dimensions that turns half_split pairs into interleaved ones: 0, h, 1, h + 1, ..., h = rotary_dim / 2.
 
     Only the first ``rotary_dim`` dimensions of a head (None: all of them) are rotated; the rest stay where they are.
     Permuting the rows of q_proj and k_proj alike leaves every score as it was, so one rotation serves both pairings.
