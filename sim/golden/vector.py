@@ -1,16 +1,17 @@
-"""Operations of the vector unit (docs/numerics.md): elementwise chain, sum, maximum."""
+"""Operations of the vector unit (docs/numerics.md): elementwise chain, masks, sum, maximum and its place."""
 
 import numpy as np
 
 from . import fp32, functions
 
-__all__ = ["apply", "sum_rows", "max_rows", "PARTIALS"]
+__all__ = ["apply", "argmax_rows", "kept", "max_rows", "sum_rows", "window", "PARTIALS"]
 
 PARTIALS = 32
 """Partial sums of a row."""
 
 
-def apply(a, b=None, c=None, d=None, *, square=False, c_negate=False, swap=False, table=None, valid=None):
+def apply(a, b=None, c=None, d=None, *, square=False, c_negate=False, swap=False, table=None, valid=None,
+          first=None):
     """t3 = F(a * b + c) and t4 = t3 * d for rows of elements.
 
     Parameters
@@ -21,7 +22,7 @@ def apply(a, b=None, c=None, d=None, *, square=False, c_negate=False, swap=False
     c_negate : bool    c with its sign bit inverted
     swap : bool        elements of each pair (2i, 2i+1) of a exchanged; n must be even
     table : functions.Table or None
-    valid : int [rows] or None    elements from this one on become +0
+    valid, first : int [rows] or None    elements that are not ``kept`` become +0
 
     Returns
     -------
@@ -40,8 +41,8 @@ def apply(a, b=None, c=None, d=None, *, square=False, c_negate=False, swap=False
     if table is not None:
         t3 = functions.evaluate(table, t3)
     t4 = fp32.mul(t3, _operand(d, 1.0, a.shape))
-    if valid is not None:
-        keep = _mask(valid, a.shape)
+    if valid is not None or first is not None:
+        keep = kept(valid, first, a.shape)
         t3, t4 = np.where(keep, t3, np.float32(0)), np.where(keep, t4, np.float32(0))
     return t3, t4
 
@@ -66,24 +67,92 @@ def sum_rows(t3):
     return partial[:, 0]
 
 
-def max_rows(t3, valid=None):
-    """Maximum of each row by the total order of bit patterns, over the elements below ``valid``; -inf for none.
+def max_rows(t3, valid=None, first=None):
+    """Maximum of each row by the total order of bit patterns, over the elements that are ``kept``; -inf for none.
 
     float32 [rows, n] -> float32 [rows]
     """
     t3 = np.asarray(t3, np.float32)
-    if valid is not None:
-        t3 = np.where(_mask(valid, t3.shape), t3, np.float32(-np.inf))
-    best = np.full(t3.shape[0], -np.inf, np.float32)
-    for i in range(t3.shape[1]):
-        best = fp32.maximum(best, t3[:, i])
-    return best
+    return argmax_rows(t3, kept(valid, first, t3.shape))[1]
+
+
+def argmax_rows(t3, keep=None, index=0, carry=None):
+    """Number of the first greatest element of each row, in the order of ``max_rows``, and that element.
+
+    Parameters
+    ----------
+    t3 : float32 [rows, n]
+    keep : bool [rows, n] or None    elements that count (see ``kept``); None: all
+    index : int                      number of element 0
+    carry : (number, best) or None   what this function gave before, for as many rows, to go on from; only a greater
+                                     element replaces it. None: start with ``index`` and -inf
+
+    Returns
+    -------
+    number : uint32 [rows]
+    best : float32 [rows]
+    """
+    bits = np.asarray(t3, np.float32).view(np.uint32)
+    rows = bits.shape[0]
+    lowest = np.full(rows, -np.inf, np.float32).view(np.uint32)
+    number, best = (np.full(rows, index, np.int64), lowest) if carry is None else (
+        np.asarray(carry[0]).astype(np.int64), np.asarray(carry[1], np.float32).view(np.uint32))
+    if keep is not None:
+        bits = np.where(keep, bits, lowest[:, None])
+    place = _order(bits).argmax(axis=1)
+    greatest = bits[np.arange(rows), place]
+    greater = _order(greatest) > _order(best)
+    return (np.where(greater, index + place, number).astype(np.uint32),
+            np.where(greater, greatest, best).view(np.float32))
+
+
+def window(first, valid, step, ring, rows):
+    """Per row ``first`` and ``valid`` of a VECTOR command, for ``apply``, ``kept`` and ``max_rows``.
+
+    Parameters
+    ----------
+    first : int    fields ``first`` (two's complement, 16 bits), ``valid``, ``valid_step``, ``ring``
+    rows : int
+
+    Returns
+    -------
+    first : int64 [rows]    negative: no element is too early. That is so in every row for first = ring = 0
+    valid : int64 [rows]
+    """
+    if not ring:
+        steps = step * np.arange(rows)
+        lower = ((first + steps + 0x8000) & 0xFFFF) - 0x8000 if first else np.full(rows, -1)
+        return lower, valid + steps & 0xFFFF
+    first = ((first + 0x8000) & 0xFFFF) - 0x8000
+    firsts, valids = [], []
+    for _ in range(rows):
+        firsts.append(first)
+        valids.append(valid)
+        if step:
+            first = 0 if first == ring - 1 else first + 1
+            valid = 1 if valid == ring else valid + 1
+    return np.array(firsts), np.array(valids)
+
+
+def kept(valid, first, shape):
+    """Elements of rows that count: bool ``shape`` = [rows, n].
+
+    valid, first : int [rows] or None (all). Between first and valid, or outside of them where a ring's window goes
+    over its end: first >= valid.
+    """
+    i = np.arange(shape[-1])
+    valid = np.full(shape[0], shape[-1]) if valid is None else np.asarray(valid, np.int64)
+    first = np.full(shape[0], -1) if first is None else np.asarray(first, np.int64)
+    late, early = i >= first[:, None], i < valid[:, None]
+    return np.where((first < valid)[:, None], late & early, late | early)
+
+
+def _order(bits):
+    """Integers in the order of max (docs/numerics.md)."""
+    signed = np.asarray(bits).view(np.int32)
+    return np.where(signed < 0, np.int32(0x7FFFFFFF) ^ signed, signed)
 
 
 def _operand(value, neutral, shape):
     value = np.float32(neutral) if value is None else np.asarray(value, np.float32)
     return np.ascontiguousarray(np.broadcast_to(value, shape))
-
-
-def _mask(valid, shape):
-    return np.arange(shape[-1]) < np.asarray(valid)[:, None]

@@ -103,3 +103,63 @@ def test_maximum_is_by_bit_patterns():
 def test_swap_needs_pairs():
     with pytest.raises(ValueError, match="swap with n = 3: n must be even"):
         vector.apply(np.zeros((1, 3), np.float32), swap=True)
+
+
+def by_rule(first, valid, i):
+    """Element i counts, from the page's words, for the values that a row has."""
+    first = max(first, 0)
+    return first <= i < valid if first < valid else i >= first or i < valid
+
+
+@pytest.mark.parametrize("first, valid", [(0, 9), (3, 9), (-4, 9), (8, 9), (9, 9), (9, 2), (12, 1), (13, 13), (0, 1)])
+def test_masks(rng, first, valid):
+    x = normal(rng, 1, 13)
+    keep = [by_rule(first, valid, i) for i in range(13)]
+    t3, t4 = vector.apply(x, valid=[valid], first=[first])
+    assert bits(t3) == bits(t4) == bits(np.where(keep, x, np.float32(0)))
+    assert bits(vector.max_rows(x, [valid], [first])) == bits([max(x[0][keep], default=-np.inf)])
+
+
+def test_a_valid_of_zero_keeps_nothing():
+    first, valid = vector.window(0, 0, 0, 0, 2)
+    assert not vector.kept(valid, first, (2, 5)).any()
+
+
+@pytest.mark.parametrize("ring, size, start", [(8, 8, 0), (8, 5, 2), (8, 1, 6), (13, 10, 5), (13, 13, 11)])
+def test_window_in_a_ring(ring, size, start):
+    """Position p stands at p mod ring; a query at p sees the last ``size`` positions up to its own."""
+    rows = 40
+    first = start - size + 1
+    first = first if first < 0 else first % ring
+    lower, upper = vector.window(first & 0xFFFF, start % ring + 1, 1, ring, rows)
+    got = vector.kept(upper, lower, (rows, ring))
+    for r in range(rows):
+        p = start + r
+        seen = {q % ring for q in range(max(0, p - size + 1), p + 1)}
+        assert set(np.flatnonzero(got[r])) == seen
+
+
+def test_window_without_a_ring():
+    assert [x.tolist() for x in vector.window(0, 3, 1, 0, 3)] == [[-1, -1, -1], [3, 4, 5]]
+    assert [x.tolist() for x in vector.window(2, 5, 1, 0, 3)] == [[2, 3, 4], [5, 6, 7]]
+    assert [x.tolist() for x in vector.window(0xFFFE, 1, 1, 0, 4)] == [[-2, -1, 0, 1], [1, 2, 3, 4]]
+    assert [x.tolist() for x in vector.window(0, 2, 0xFFFF, 0, 3)] == [[-1, -1, -1], [2, 1, 0]]
+    assert [x.tolist() for x in vector.window(3, 5, 0, 8, 2)] == [[3, 3], [5, 5]]
+
+
+def test_argmax_takes_the_first():
+    x = np.array([[1, 5, -0.0, 5, 5], [-0.0, 0.0, 0.0, -1, -2], [-np.inf] * 5, [np.nan, np.inf, 0, 0, 0]], np.float32)
+    number, best = vector.argmax_rows(x, index=0xFFFFFFFF)
+    assert number.tolist() == [0, 0, 0xFFFFFFFF, 0xFFFFFFFF]
+    assert bits(best) == bits([5.0, 0.0, -np.inf, np.nan])
+    keep = np.array([[1, 0, 1, 1, 1], [0, 0, 0, 1, 1], [1] * 5, [0] * 5], bool)
+    assert vector.argmax_rows(x, keep, 100)[0].tolist() == [103, 103, 100, 100]
+
+
+def test_argmax_in_parts(rng):
+    x = normal(rng, 1, 301)
+    x[0, [60, 200]] = 1e9  # a tie across parts: the first stays
+    carry = None
+    for start in range(0, 301, 50):
+        carry = vector.argmax_rows(x[:, start:start + 50], index=start, carry=carry)
+    assert carry[0].tolist() == vector.argmax_rows(x)[0].tolist() == [60]
