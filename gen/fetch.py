@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from tilewright.gen.errors import UserError
+from tilewright.gen.model import known_models, load_model
 
 __all__ = ["fetch", "cache_folder"]
 
@@ -45,6 +46,9 @@ def fetch(model, source=None, cache=None, progress=True):
     Raises UserError for a source that is missing, truncated, corrupt or out of reach. The cache never holds
     a half file: work happens in a temporary folder beside it, and the result is moved into place.
     """
+    if model.source is None:
+        raise UserError(f"{model.name}: no file of this model is known; models that have one: "
+                        f"{', '.join(name for name in known_models() if load_model(name).source)}")
     cache = Path(cache) if cache is not None else cache_folder()
     target = cache / model.source.file
     with _bars(progress) as bars, _os_errors(cache):

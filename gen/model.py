@@ -1,66 +1,24 @@
-"""Architectures of models as data: a description file for each known model, and what a GGUF file says of itself."""
+"""Known models: a description file for each, and what a GGUF file says of itself."""
 
+import math
 import tomllib
 from dataclasses import dataclass, fields
 from importlib import resources
 
 import numpy as np
 
+from tilewright.gen.architecture import Architecture, RopeScaling
 from tilewright.gen.errors import UserError
 
-__all__ = ["Architecture", "Model", "Source", "known_models", "load_model", "architecture_from_gguf", "check_agreement"]
+__all__ = ["Model", "Source", "known_models", "load_model", "architecture_from_gguf", "check_agreement",
+           "GGUF_ARCHITECTURES"]
 
-FAMILIES = ("llama",)
-PAIRINGS = ("interleaved", "half_split")
+GGUF_ARCHITECTURES = ("llama", "gemma3")
+"""Values of general.architecture in GGUF files that are understood."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Shape of a decoder-only model.
-
-    family : str             kind of layer; 'llama' is RMSNorm, GQA with RoPE, SwiGLU
-    layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_context : int
-    norm : str               'rms_norm'
-    norm_eps : float
-    activation : str         'silu'
-    rope_theta : float
-    rope_pairing : str       'interleaved' pairs (2i, 2i + 1), 'half_split' pairs (i, i + head_dim / 2)
-    tied_embeddings : bool   the output layer is the embedding
-
-    Raises UserError for a value that no program can be made for.
-    """
-
-    family: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    max_context: int
-    norm: str
-    norm_eps: float
-    activation: str
-    rope_theta: float
-    rope_pairing: str
-    tied_embeddings: bool
-
-    def __post_init__(self):
-        for name, allowed in (("family", FAMILIES), ("norm", ("rms_norm",)), ("activation", ("silu",)),
-                              ("rope_pairing", PAIRINGS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} = {getattr(self, name)!r} is not supported; supported: {', '.join(allowed)}")
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if type(value) is not f.type:
-                raise UserError(f"{f.name} = {value!r}: must be of type {f.type.__name__}")
-            if f.type in (int, float) and not value > 0:
-                raise UserError(f"{f.name} = {value}: must be positive")
-        if self.heads % self.kv_heads:
-            raise UserError(f"heads = {self.heads}: must be a multiple of kv_heads = {self.kv_heads}")
-        if self.head_dim % 2:
-            raise UserError(f"head_dim = {self.head_dim}: must be even for RoPE")
+GEMMA3_GLOBAL_EVERY = 6
+GEMMA3_LOCAL_THETA = 10000.0
+"""Facts of Gemma 3 that its files may leave out (transformers 4.57.1, gemma3/configuration_gemma3.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +34,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A known model: its name, a title for people, its architecture and its file."""
+    """A known model: its name, a title for people, its architecture, and its file or None."""
 
     name: str
     title: str
     architecture: Architecture
-    source: Source
+    source: Source | None
 
 
 def known_models():
@@ -96,15 +54,21 @@ def load_model(name):
         raise UserError(f"unknown model {name!r}; known: {', '.join(known_models())}")
     text = resources.files("tilewright.gen").joinpath("models", f"{name}.toml").read_text(encoding="utf-8")
     description = tomllib.loads(text)
-    return Model(name=name, title=description["title"], architecture=Architecture(**description["architecture"]),
-                 source=Source(**description["source"]))
+    values = description["architecture"]
+    if "biases" in values:
+        values["biases"] = tuple(values["biases"])
+    if "rope_scaling" in values:
+        values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+    return Model(name=name, title=description["title"], architecture=Architecture(**values),
+                 source=Source(**description["source"]) if "source" in description else None)
 
 
-def architecture_from_gguf(metadata, *, tied_embeddings):
+def architecture_from_gguf(metadata, *, tied_embeddings, vocab=None):
     """Architecture from a GGUF file's metadata, a mapping of keys to values.
 
-    A llama file's q and k rows are permuted so that RoPE pairs are interleaved. Raises UserError for a missing key and
-    for what the layer does not cover (experts, scaled or partial RoPE, sliding window).
+    ``vocab`` stands in where the metadata has no vocab_size, as in Gemma's files. A llama file's q and k rows are
+    permuted so that RoPE pairs are interleaved; a gemma3 file's gains are 1 + w already. Raises UserError for a missing
+    key and for what the layer does not cover (experts, scaled or partial RoPE, soft caps).
     """
     def get(key, kind, default=None):
         value = metadata.get(key, default)
@@ -115,25 +79,36 @@ def architecture_from_gguf(metadata, *, tied_embeddings):
         return value
 
     family = get("general.architecture", str)
-    if family not in FAMILIES:
-        raise UserError(f"architecture {family!r} is not supported; supported: {', '.join(FAMILIES)}")
+    if family not in GGUF_ARCHITECTURES:
+        raise UserError(f"architecture {family!r} is not supported; supported: {', '.join(GGUF_ARCHITECTURES)}")
     hidden, heads = get(f"{family}.embedding_length", int), get(f"{family}.attention.head_count", int)
     if heads < 1:
         raise UserError(f"metadata {family}.attention.head_count = {heads}: must be positive")
     head_dim = get(f"{family}.attention.key_length", int, hidden // heads)
-    for key, plain in (("rope.dimension_count", head_dim), ("attention.value_length", head_dim),
-                       ("rope.scaling.type", "none"), ("expert_count", 0), ("attention.sliding_window", 0)):
-        if metadata.get(f"{family}.{key}", plain) != plain:
+    plain = {"rope.dimension_count": head_dim, "attention.value_length": head_dim, "rope.scaling.type": "none",
+             "expert_count": 0, "attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0}
+    if family == "gemma3":
+        structure = {
+            "topology": "sandwich", "qk_norm": True, "activation": "gelu_tanh", "rope_pairing": "half_split",
+            "window": get("gemma3.attention.sliding_window", int),
+            "global_every": get("gemma3.attention.sliding_window_pattern", int, GEMMA3_GLOBAL_EVERY),
+            "rope_theta_local": _shortest(get("gemma3.rope.freq_base_swa", float, GEMMA3_LOCAL_THETA)),
+            "embed_scale": math.sqrt(hidden)}
+    else:
+        structure = {"rope_pairing": "interleaved"}
+        plain["attention.sliding_window"] = 0
+    for key, value in plain.items():
+        if metadata.get(f"{family}.{key}", value) != value:
             raise UserError(f"metadata {family}.{key} = {metadata[f'{family}.{key}']!r} is not supported, "
-                            f"only {plain!r}")
+                            f"only {value!r}")
     return Architecture(
-        family=family, layers=get(f"{family}.block_count", int), hidden=hidden, heads=heads,
+        layers=get(f"{family}.block_count", int), hidden=hidden, heads=heads,
         kv_heads=get(f"{family}.attention.head_count_kv", int, heads), head_dim=head_dim,
-        ffn=get(f"{family}.feed_forward_length", int), vocab=get(f"{family}.vocab_size", int),
-        max_context=get(f"{family}.context_length", int), norm="rms_norm",
-        norm_eps=_shortest(get(f"{family}.attention.layer_norm_rms_epsilon", float)), activation="silu",
-        rope_theta=_shortest(get(f"{family}.rope.freq_base", float, 10000.0)), rope_pairing="interleaved",
-        tied_embeddings=tied_embeddings)
+        ffn=get(f"{family}.feed_forward_length", int), vocab=get(f"{family}.vocab_size", int, vocab),
+        max_context=get(f"{family}.context_length", int),
+        norm_eps=_shortest(get(f"{family}.attention.layer_norm_rms_epsilon", float)), rotary_dim=head_dim,
+        rope_theta=_shortest(get(f"{family}.rope.freq_base", float, 10000.0)), tied_embeddings=tied_embeddings,
+        **structure)
 
 
 def check_agreement(expected, found, what):
