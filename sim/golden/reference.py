@@ -1,4 +1,4 @@
-"""The same layer in float64, as a textbook has it: no blocks, no tables, no 8-bit or FP16 values.
+"""The same layer, and the same model, in float64, as a textbook has it: no blocks, no tables, no 8-bit or FP16 values.
 
 It is written apart from the accelerator's arithmetic and shares no function with it; tests compare it with Hugging Face
 transformers, and the accelerator's arithmetic with it.
@@ -8,12 +8,13 @@ import math
 
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "ReferenceCache", "attention", "decoder_layer", "feed_forward", "layer_norm", "norm",
-           "rms_norm", "rope", "rope_frequencies", "softmax"]
+__all__ = ["ACTIVATIONS", "ReferenceCache", "attention", "decoder_layer", "embed", "feed_forward", "layer_norm",
+           "logits", "norm", "rms_norm", "rope", "rope_frequencies", "softmax", "states"]
 
 
 def _sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # far below zero e^-x is infinite and the result 0
+        return 1 / (1 + np.exp(-x))
 
 
 ACTIVATIONS = {
@@ -161,6 +162,32 @@ def decoder_layer(shape, arrays, cache, x):
         x = n("attn_norm", x + a(x))
         return n("ffn_norm", x + f(x))
     raise ValueError(f"unknown topology {shape.topology!r}")
+
+
+def embed(model, tokens, position):
+    """Input of the first layer of a ``model.TransformerModel`` whose arrays are floats, float64 [tokens, hidden]."""
+    x = np.asarray(model.tensors["embedding"], np.float64)[tokens]
+    if model.embed_scale is not None:
+        x = x * model.embed_scale
+    if "positions" in model.tensors:
+        x = x + model.tensors["positions"][position:position + len(tokens)]
+    return norm(model.shapes[0], model.tensors, "embed_norm", x) if "embed_norm" in model.tensors else x
+
+
+def states(model, caches, tokens):
+    """float64 [tokens, hidden] behind each layer in turn, and last the normalised one (if the model does so)."""
+    x = embed(model, tokens, len(caches[0].k))
+    found = []
+    for shape, arrays, cache in zip(model.shapes, model.layers, caches, strict=True):
+        x = decoder_layer(shape, arrays, cache, x)
+        found.append(x)
+    return [*found, norm(model.shapes[0], model.tensors, "final_norm", x) if "final_norm" in model.tensors else x]
+
+
+def logits(model, x):
+    """lm_head on final states, float64 [rows, vocab]."""
+    y = x @ np.asarray(model.tensors["lm_head"], np.float64).T
+    return y + model.tensors["lm_head_bias"] if "lm_head_bias" in model.tensors else y
 
 
 def _bias(shape, w, name):
