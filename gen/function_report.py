@@ -8,7 +8,8 @@ import numpy as np
 from tilewright.hw.tables import WINDOW
 from tilewright.sim.golden import functions as golden
 
-from .functions import DEFINITIONS, fit
+from .function_fit import fit
+from .functions import DEFINITIONS
 
 __all__ = ["FunctionError", "measure", "markdown", "plot", "write"]
 

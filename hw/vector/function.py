@@ -49,7 +49,7 @@ def _in_range(c0, c1, c2):
         points.append(-c1 * 2**16 / c2)  # vertex
     sign = 1 if c0 > 0 else -1
     exact = [sign * (c0 + (c1 + c2 * u / 2**17) * u / 2**7) for u in points]
-    slack = 2**10 + 2  # two shifts that round down
+    slack = 2**10 + 2 if c2 else 1  # shifts that round down: p1's, which u * 2^-7 enlarges, and p0's
     return (min(exact) - slack >= 1 << P0_BITS - LEADING_BITS and max(exact) + slack < 1 << P0_BITS
             and max(abs(c1), abs(c1 + (c2 * last >> U_BITS))) < 1 << C1_BITS - 1)
 
