@@ -202,6 +202,8 @@ COMMANDS = {
         "target_stride": Field(10, 16, 16, "FP32, PACKED: groups from row to row; ACTIVATION: activation row of row 0"),
         "scale": Field(11, 0, 16, "PACKED: group of the scales of row 0"),
         "scale_stride": Field(11, 16, 16, "PACKED: groups from row to row"),
+        "group_stride": Field(11, 16, 16, "ACTIVATION: reduction indices from row group to row group; rows beyond "
+                                          "the array's go on in the next group"),
         "result": Field(12, 0, 16, "group of the reduction's result for row 0; its other words become zero"),
         "result_stride": Field(12, 16, 16, "groups from row to row"),
         "first": Field(13, 0, 16, "elements before this one count as zero (row 0), two's complement"),

@@ -22,7 +22,7 @@ from tilewright.gen.verilog import emit
 from .cosim import build, simulate
 from .gemm_job import GemmJob
 from .golden import functions, weights
-from .golden.layer import KvCache, LayerShape, LayerWeights
+from .golden.layer import KvCache, LayerShape
 from .layer_job import LayerJob
 
 __all__ = ["Measurement", "Workbench", "BENCHMARKS", "GOALS"]
@@ -124,9 +124,9 @@ class Workbench:
         return self._open_model()
 
     def _compile(self, name):
-        """(LayerShape, LayerWeights, CompiledLayer) of the model's layer 0 for a preset."""
+        """(LayerShape, weights, CompiledLayer) of the model's layer 0 for a preset."""
         gguf, _ = self.model
-        shape, arrays = LayerShape.of(gguf.architecture), LayerWeights(**gguf.quantised_layer(0))
+        shape, arrays = LayerShape.of(gguf.architecture.layer(0)), gguf.quantised_layer(0)
         return shape, arrays, compile_layer(self.preset(name).config, shape, arrays, context=max(CONTEXTS))
 
     def layer_job(self, name, x, **options):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .cosim import Job, Run, differing_words
-from .golden import a8, matmul
+from .golden.layer import linear
 
 __all__ = ["GemmJob"]
 
@@ -12,14 +12,14 @@ NOISE_SEED = 1
 
 
 class GemmJob:
-    """C = A8(x) W^T by the program of ``compile_gemm``. Memory starts as noise wherever nothing is known of it.
+    """C = x W^T by the program of ``compile_gemm``. Memory starts as noise wherever nothing is known of it.
 
     Parameters
     ----------
     config : AcceleratorConfig
     compiled : CompiledGemm
     x : float32 [m, k]
-    weights : QuantisedMatrix    those that were compiled, [n, k]
+    weights : QuantisedMatrix or float16 array    those that were compiled, [n, k]
     """
 
     def __init__(self, config, compiled, x, weights):
@@ -31,7 +31,7 @@ class GemmJob:
         self._put(self._image, compiled.x, compiled.x_row_bytes, x)
         self.expected_memory = self._image.copy()
         self._put(self.expected_memory, compiled.c, compiled.c_row_bytes,
-                  matmul.linear(*a8.quantise(x), weights.q, weights.d))
+                  linear(x, weights))
 
     def _put(self, array, offset, row_bytes, values):
         """Write FP32 rows to region 2."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cosim import Job, Run, differing_words
-from .golden.layer import MATRICES, KvCache, decoder_layer
-from .golden.weights import BLOCK
+from .golden.layer import KvCache, transformer_layer
+from .golden.weights import BLOCK, QuantisedMatrix
 
 __all__ = ["LayerJob", "Chunk", "put_positions"]
 
@@ -36,7 +36,7 @@ class LayerJob:
     Parameters
     ----------
     config : AcceleratorConfig
-    shape, weights : LayerShape, LayerWeights (golden)
+    shape, weights : LayerShape, mapping of names to tensors (golden)
     compiled : CompiledLayer
     x : float32 [tokens, hidden]     rows at positions ``first`` on
     prefill : int                    how many rows prefill takes
@@ -45,10 +45,10 @@ class LayerJob:
     """
 
     def __init__(self, config, shape, weights, compiled, x, *, prefill, tables, first=0, cache=None):
-        self._config, self._compiled, self._x = config, compiled, x
+        self._config, self._compiled, self._shape, self._x = config, compiled, shape, x
         self.chunks = self._cut(first, prefill, len(x), compiled.prefill_tokens)
         self._first = first
-        cache = KvCache.empty(shape, compiled.kv.context) if cache is None else cache
+        cache = KvCache.empty(shape, compiled.kv.slots, compiled.kv.format.name) if cache is None else cache
         self._kv_base = _page(len(compiled.image))
         self._io_base = self._kv_base + _page(compiled.kv.size)
         self._io_stride = _page(compiled.io_size)
@@ -107,7 +107,7 @@ class LayerJob:
         outputs = []
         for i, chunk in enumerate(self.chunks):
             rows = self._x[chunk.position - self._first:][:chunk.tokens]
-            outputs.append(decoder_layer(shape, weights, cache, rows, chunk.position, tables))
+            outputs.append(transformer_layer(shape, weights, cache, rows, chunk.position, tables))
             words = np.ascontiguousarray(outputs[-1], "<f4").view(np.uint8)
             self._rows(self.expected_memory, i, compiled.output, chunk.tokens)[:, :words.shape[1]] = words
         self.outputs = np.concatenate(outputs)
@@ -132,8 +132,8 @@ class LayerJob:
 
     def streamed_bytes(self, chunk, weights):
         """Weights with their scales once, and the cache up to the run's last token once: what decode is bound by."""
-        matrices = sum(getattr(weights, name).q.size + 2 * getattr(weights, name).d.size for name in MATRICES)
-        return matrices + (chunk.position + chunk.tokens) * self._position_bytes
+        matrices = sum(_stored_bytes(weights[name]) for name in self._shape.matrix_shapes)
+        return matrices + min(chunk.position + chunk.tokens, self._compiled.kv.slots) * self._position_bytes
 
     def least_bytes(self, chunk, weights):
         """Fewest bytes a run can move: ``streamed_bytes``, its own K and V written once, its rows in and out."""
@@ -144,28 +144,39 @@ class LayerJob:
     def _position_bytes(self):
         """K and V of a position with their scales."""
         kv = self._compiled.kv
+        if kv.format.name == "fp16":
+            return kv.kv_heads * 4 * kv.head_dim
         return kv.kv_heads * (2 * kv.head_dim + 2 * -(-kv.head_dim // BLOCK) + 4)
+
+
+def _stored_bytes(matrix):
+    """Bytes of a matrix without any padding."""
+    return matrix.q.size + 2 * matrix.d.size if isinstance(matrix, QuantisedMatrix) else 2 * matrix.size
 
 
 def put_positions(region, layout, cache, positions):
     """Write these positions of a golden cache into region 1, by the memory layouts of docs/architecture.md."""
-    lanes, context, head_dim = layout.lanes, layout.context, layout.head_dim
+    lanes, outputs = layout.lanes, layout.outputs
+    element = lanes // outputs   # bytes of a key's or value's element
     for head in range(layout.kv_heads):
         keys = region[head * layout.k_head_bytes:][:layout.k_head_bytes].reshape(-1, layout.k_tile_bytes)
         values = region[layout.v_offset + head * layout.v_head_bytes:][:layout.v_head_bytes]
-        values = values.reshape(layout.v_tiles, context, lanes)
-        scales = region[layout.scale_offset + head * layout.scale_head_bytes:][:4 * context].view("<f4")
-        for position in positions:
-            tile, lane = divmod(position, lanes)
+        values = values.reshape(layout.v_tiles, layout.slots, lanes)
+        for slot in {position % layout.slots for position in positions}:
+            tile, lane = divmod(slot, outputs)
             at = 0
-            for block, first in enumerate(range(0, head_dim, BLOCK)):
-                key = cache.k[head, position, first:first + BLOCK].view(np.uint8)
-                keys[tile, at + lane:at + lane + lanes * len(key):lanes] = key
+            for block, first in enumerate(range(0, layout.head_dim, BLOCK)):
+                key = cache.k[head, slot, first:first + BLOCK].view(np.uint8).reshape(-1, element)
+                beats = keys[tile, at:at + lanes * len(key)].reshape(-1, lanes)
+                beats[:, lane * element:(lane + 1) * element] = key
                 at += lanes * len(key)
-                scale = cache.k_scale[head, position, block:block + 1].view(np.uint8)
-                keys[tile, at + 2 * lane:at + 2 * lane + 2] = scale
-                at += 2 * lanes
+                if cache.k_scale is not None:
+                    scale = cache.k_scale[head, slot, block:block + 1].view(np.uint8)
+                    keys[tile, at + 2 * lane:at + 2 * lane + 2] = scale
+                    at += 2 * lanes
             for tile in range(layout.v_tiles):
-                value = cache.v[head, position, tile * lanes:(tile + 1) * lanes].view(np.uint8)
-                values[tile, position, :len(value)] = value
-            scales[position] = cache.v_scale[head, position]
+                value = cache.v[head, slot, tile * outputs:(tile + 1) * outputs].view(np.uint8)
+                values[tile, slot, :len(value)] = value
+            if cache.v_scale is not None:
+                scales = region[layout.scale_offset + head * layout.scale_head_bytes:][:4 * layout.slots].view("<f4")
+                scales[slot] = cache.v_scale[head, slot]

@@ -8,7 +8,7 @@ import numpy as np
 
 from .cosim import build, simulate
 from .golden import functions
-from .golden.layer import LayerWeights
+from .golden.layer import dequantise_weights
 from .golden.reference import ReferenceCache
 from .golden.reference import decoder_layer as reference_layer
 from .layer_job import LayerJob
@@ -46,7 +46,7 @@ def macs_of(shape, chunk):
     return chunk.tokens * linear + 2 * attended * shape.heads * shape.head_dim
 
 
-def run_layer(*, config, shape, arrays, x, prefill, context, folder, memory, simulator="verilator", waves=None,
+def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, simulator="verilator", waves=None,
               step=lambda text: None, progress=None):
     """Compile, generate, build, simulate and compare one layer.
 
@@ -54,7 +54,7 @@ def run_layer(*, config, shape, arrays, x, prefill, context, folder, memory, sim
     ----------
     config : AcceleratorConfig
     shape : LayerShape
-    arrays : mapping of the names of LayerWeights to arrays or QuantisedMatrix
+    weights : mapping of names to tensors (golden)
     x : float32 [tokens, hidden]   the layer's input; the first ``prefill`` rows as prefill, the rest one by one
     context : int                  positions that the KV cache holds
     folder : path                  for Verilog and builds; builds are kept and used again
@@ -70,7 +70,6 @@ def run_layer(*, config, shape, arrays, x, prefill, context, folder, memory, sim
     from tilewright.gen.verilog import emit
 
     folder = Path(folder)
-    weights = LayerWeights(**arrays)
     step("compiling the layer")
     compiled = compile_layer(config, shape, weights, context=context)
     tables = golden_tables(function_tables(config.functions))
@@ -128,7 +127,7 @@ def _phase(config, shape, weights, job, result, *, decode):
 
 def _against_float64(shape, weights, x, outputs):
     """How far the quantised layer is from the textbook's in float64 with the same (dequantised) weights."""
-    reference = reference_layer(shape, weights.dequantise(), ReferenceCache(shape), x)
+    reference = reference_layer(shape, dequantise_weights(weights), ReferenceCache(shape), x)
     got = outputs.astype(np.float64)
     cosine = (got * reference).sum() / np.sqrt((got ** 2).sum() * (reference ** 2).sum())
     return {"cosine": float(cosine), "max_abs": float(np.abs(got - reference).max())}

@@ -118,6 +118,30 @@ class Program:
         """rd = value; returns rd."""
         return self.scalar(ScalarOp.ADD, rd, 0, value)
 
+    def modulo(self, rd, rs, n, maximum):
+        """rd = rs modulo the constant ``n`` for rs up to ``maximum``; rd is another register than rs. Returns rd."""
+        if n & (n - 1) == 0:
+            return self.scalar(ScalarOp.AND, rd, rs, n - 1)
+        shift = n.bit_length() + max(maximum, 1).bit_length()   # quotient = rs * (2^shift / n, rounded up) >> shift
+        factor = -(-(1 << shift) // n)
+        if maximum * factor >= 1 << 32:
+            raise ValueError(f"modulo {n} of up to {maximum} needs more than 32 bits")
+        self.scalar(ScalarOp.MUL, rd, rs, factor)
+        self.scalar(ScalarOp.SHR, rd, rd, shift)
+        self.scalar(ScalarOp.MUL, rd, rd, n)
+        return self.scalar(ScalarOp.SUB, rd, rs, rt=rd)
+
+    @contextmanager
+    def skip_if(self, register):
+        """Scalar commands inside are left out where ``register`` is not zero."""
+        first = len(self._commands)
+        branch = _Command(Opcode.BRANCH, {"condition": Condition.NONZERO, "rs": register})
+        self._append(branch)
+        yield
+        if any(c.token for c in self._commands[first:]):
+            raise ValueError("only scalar commands may be skipped: waits count the others")
+        branch.values["distance"] = len(self._commands) - first
+
     # Commands.
 
     def emit(self, opcode, *, reads=(), writes=(), after=(), **values):

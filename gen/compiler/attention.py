@@ -25,18 +25,18 @@ class _Unit:
     q: int          # scratchpad group of row 0 of q, later of o
     stride: int     # groups from row to row
     rows: object    # int or Dynamic
-    pieces: tuple   # (first row, rows) of each row group of the array
+    row_groups: int    # of the array, at most
 
 
 def attention(b):
-    """Softmax(q K) V of all heads, quantised for o_proj.
+    """Softmax(q K) V of all heads: o in the place of q, and for o_proj in the activation buffer.
 
     The array works ``plan.ahead`` units ahead with scores, so that softmax runs under later matmuls. A
     step's vector work is issued behind the next step's MATMUL, unless that one needs its result or its place.
     """
     units = _units(b)
     ahead, waiting = b.plan.ahead, None
-    eager = b.plan.score_slots == 1 or b.plan.scale_slots < min(2, b.shape.kv_heads)
+    eager = b.plan.score_slots == 1 or (b.kv.scaled and b.plan.scale_slots < min(2, b.shape.kv_heads))
     for step in range(len(units) + ahead):
         steps = []
         if step < len(units):
@@ -53,9 +53,22 @@ def attention(b):
                 waiting()
             waiting = lambda follow=follow, unit=unit: follow(b, unit)  # noqa: E731
     waiting()
-    if b.shape.head_dim % BLOCK:
-        b.vector(b.shape.heads * b.shape.head_dim, b.tokens, a=b.plan.scratch["q"], a_stride=b.shape.heads * b.head,
-                 dest=Dest.ACTIVATION, target=b.plan.activation["o"])
+    if not _straight_to_projection(b):
+        _whole_rows(b)
+
+
+def _straight_to_projection(b):
+    """Whether a head's output can go to o_proj's activations as it comes."""
+    return b.shape.head_dim % BLOCK == 0 and not b.shape.sub_norm
+
+
+def _whole_rows(b):
+    """Concatenated heads to o_proj's activations, normalised where the layer does that."""
+    width = b.shape.heads * b.shape.head_dim
+    if b.shape.sub_norm:
+        b.norm("attn_sub_norm", "q", width, **b.operand("o", width))
+    else:
+        b.vector(width, b.tokens, a=b.plan.scratch["q"], a_stride=b.shape.heads * b.head, **b.operand("o", width))
 
 
 def plan_streams(b):
@@ -63,40 +76,40 @@ def plan_streams(b):
     units, kv, ahead = _units(b), b.place.kv, b.plan.ahead
     for step in range(len(units) + ahead):
         if step < len(units):
-            b.streams.plan(reads=["k"], region=CACHE, scaled=1, offset=units[step].kv_head * kv.k_head_bytes,
+            b.streams.plan(reads=["k"], region=CACHE, scaled=b.kv.scaled, offset=units[step].kv_head * kv.k_head_bytes,
                            k=kv.head_dim, tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
         if step >= ahead:
             unit = units[step - ahead]
             for _ in _passes(b, unit):
                 b.streams.plan(reads=["v"], region=CACHE, offset=kv.v_offset + unit.kv_head * kv.v_head_bytes,
-                               k=b.context, tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
+                               k=b.used, tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
 
 
 def _units(b):
-    base, size = b.plan.scratch["q"], b.config.rows
+    base = b.plan.scratch["q"]
     if not b.decode:
-        return [_Unit(h, h // b.group, h, 1, base + h * b.head, b.shape.heads * b.head, b.tokens, ((0, b.tokens),))
-                for h in range(b.shape.heads)]
-    pieces = tuple((first, min(size, b.group - first)) for first in range(0, b.group, size))
-    return [_Unit(g, g, g * b.group, b.group, base + g * b.group * b.head, b.head, b.group, pieces)
+        return [_Unit(h, h // b.group, h, 1, base + h * b.head, b.shape.heads * b.head, b.tokens,
+                      b.kv.groups(b.plan.tokens)) for h in range(b.shape.heads)]
+    return [_Unit(g, g, g * b.group, b.group, base + g * b.group * b.head, b.head, b.group, b.kv.groups(b.group))
             for g in range(b.shape.kv_heads)]
 
 
 def _passes(b, unit):
-    """Row groups that share a pass over V: all, if the prefetch buffer can replay a tile, else one at a time."""
-    if len(unit.pieces) == 1 or b.place.kv.context <= b.config.prefetch_beats:
+    """(first row, rows) of each pass over V: all of them, if the prefetch buffer can replay a tile, else a row group at
+    a time. A prefill run that would need several passes has no more tokens than the array has rows."""
+    if unit.row_groups == 1 or b.place.kv.slots <= b.config.prefetch_beats:
         return [(0, unit.rows)]
-    return unit.pieces
+    return [(first, min(b.kv.rows, unit.rows - first)) for first in range(0, unit.rows, b.kv.rows)]
 
 
 def _query(b, unit):
     """Reduction index of a unit's queries; two units' at a time."""
-    return b.plan.activation["q"] + unit.index % 2 * len(unit.pieces) * ceil_to(b.shape.head_dim, BLOCK)
+    return b.plan.activation["q"] + unit.index % 2 * unit.row_groups * ceil_to(b.shape.head_dim, BLOCK)
 
 
 def _probabilities(b, unit):
     slot = unit.index % b.plan.probability_slots
-    return b.plan.activation["probabilities"] + slot * len(unit.pieces) * ceil_to(b.place.kv.context, BLOCK)
+    return b.plan.activation["probabilities"] + slot * unit.row_groups * ceil_to(b.place.kv.slots, BLOCK)
 
 
 def _row_slots(b):
@@ -105,7 +118,7 @@ def _row_slots(b):
 
 
 def _score_place(b, unit):
-    return b.plan.scratch["scores"] + unit.index % b.plan.score_slots * _row_slots(b) * b.context_groups
+    return b.plan.scratch["scores"] + unit.index % b.plan.score_slots * _row_slots(b) * b.slot_groups
 
 
 def _weight_place(b, unit):
@@ -113,63 +126,67 @@ def _weight_place(b, unit):
 
 
 def _scale_groups(b, unit):
-    return unit.kv_head % b.plan.scale_slots * b.context_groups
+    return unit.kv_head % b.plan.scale_slots * b.slot_groups
 
 
 def _scores(b, unit):
-    """Rotated and quantised queries, then their products with K."""
-    if unit.head >= b.heads_rotated:
-        b.rotate("q", unit.head, unit.heads, b.shape.heads)
+    """Finished and rounded queries, then their products with K."""
+    if unit.head >= b.heads_finished:
+        b.finish_heads("q", unit.head, unit.heads, b.shape.heads)
     kv, span = b.place.kv, ceil_to(b.shape.head_dim, BLOCK)
-    for piece, (first, rows) in enumerate(unit.pieces):
-        b.vector(b.shape.head_dim, rows, a=unit.q + first * unit.stride, a_stride=unit.stride, dest=Dest.ACTIVATION,
-                 target=_query(b, unit) + piece * span)
-    if unit.head % b.group == 0:
+    b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **b.kv.activation, target=_query(b, unit),
+             group_stride=span)
+    if b.kv.scaled and unit.head % b.group == 0:
         b.load("scales", CACHE, kv.scale_offset + unit.kv_head * kv.scale_head_bytes, count=b.scale_bytes,
                behind=_scale_groups(b, unit), reads=["v_scale"])
-    b.streams.matmul(scaled=1, k=b.shape.head_dim, n=b.context, rows=unit.rows, activation=_query(b, unit),
-                     group_stride=span, dest=_score_place(b, unit), dest_stride=b.context_groups)
+    b.streams.matmul(scaled=b.kv.scaled, k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=_query(b, unit),
+                     group_stride=span, dest=_score_place(b, unit), dest_stride=b.slot_groups, **b.kv.matmul)
+
+
+def _mask(b):
+    """Fields of a VECTOR over scores that leave out what a row's token does not see."""
+    slots, step = b.place.kv.slots, int(not b.decode)
+    if b.place.kv.ring:
+        return {"valid": Dynamic(b.slot, slots, 1), "first": Dynamic(b.first), "ring": slots, "valid_step": step}
+    if b.decode or not b.shape.causal:
+        return {}
+    return {"valid": Dynamic(b.position, slots, 1), "valid_step": 1}
 
 
 def _softmax(b, unit):
-    """Unnormalised probabilities times V scales to the activation buffer, and the reciprocal of their sum."""
-    at = b.plan.scratch
-    scaled = {"b_kind": Operand.IMMEDIATE, "b_immediate": fp32(1 / np.sqrt(b.shape.head_dim))}
-    mask = {} if b.decode else {"valid": Dynamic(b.position, b.place.kv.context, 1), "valid_step": 1}
-    scores, span = _score_place(b, unit), ceil_to(b.place.kv.context, BLOCK)
-    b.vector(b.context, unit.rows, a=scores, a_stride=b.context_groups, reduce=Reduce.MAX, result=at["maximum"],
-             result_stride=1, **scaled, **mask)
-    for piece, (first, rows) in enumerate(unit.pieces):
-        b.vector(b.context, rows, a=scores + first * b.context_groups, a_stride=b.context_groups, **scaled, **mask,
-                 c_kind=Operand.ROW, c=at["maximum"] + first, c_stride=1, c_negate=1, function=b.function("exp"),
-                 d_kind=Operand.STREAM, d=at["scales"] + _scale_groups(b, unit), reduce=Reduce.SUM,
-                 result=at["total"] + first, result_stride=1, dest=Dest.ACTIVATION,
-                 target=_probabilities(b, unit) + piece * span)
+    """Unnormalised probabilities, with V's scales in INT8, to the activation buffer; the reciprocal of their sum."""
+    at, scores = b.plan.scratch, _score_place(b, unit)
+    fields = {"a": scores, "a_stride": b.slot_groups, "b_kind": Operand.IMMEDIATE,
+              "b_immediate": fp32(1 / np.sqrt(b.shape.head_dim)), **_mask(b)}
+    scales = {"d_kind": Operand.STREAM, "d": at["scales"] + _scale_groups(b, unit)} if b.kv.scaled else {}
+    b.vector(b.used, unit.rows, **fields, reduce=Reduce.MAX, result=at["maximum"], result_stride=1)
+    b.vector(b.used, unit.rows, **fields, c_kind=Operand.ROW, c=at["maximum"], c_stride=1, c_negate=1,
+             function=b.function("exp"), **scales, reduce=Reduce.SUM, result=at["total"], result_stride=1,
+             **b.kv.activation, target=_probabilities(b, unit), group_stride=ceil_to(b.place.kv.slots, BLOCK))
     b.vector(1, unit.rows, a=at["total"], a_stride=1, function=b.function("recip"), dest=Dest.FP32,
              target=_weight_place(b, unit), target_stride=1)
 
 
 def _weighted_sum(b, unit):
     """Products of the probabilities with V, in the place of the queries."""
-    span = ceil_to(b.place.kv.context, BLOCK)
+    span = ceil_to(b.place.kv.slots, BLOCK)
     for first, rows in _passes(b, unit):
-        b.streams.matmul(k=b.context, n=b.shape.head_dim, rows=rows, group_stride=span,
-                         activation=_probabilities(b, unit) + first // b.config.rows * span,
-                         dest=unit.q + first * unit.stride, dest_stride=unit.stride)
+        b.streams.matmul(k=b.used, n=b.shape.head_dim, rows=rows, group_stride=span,
+                         activation=_probabilities(b, unit) + first // b.kv.rows * span,
+                         dest=unit.q + first * unit.stride, dest_stride=unit.stride, **b.kv.matmul)
 
 
 def _normalise(b, unit):
-    """Output of the heads times the reciprocal; straight to o_proj's activations where heads are whole blocks."""
+    """Output of the heads times the reciprocal; straight to o_proj's activations where that can be."""
     weight = {"b_kind": Operand.ROW, "b": _weight_place(b, unit), "b_stride": 1}
-    if b.shape.head_dim % BLOCK:
-        b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **weight, dest=Dest.FP32, target=unit.q,
-                 target_stride=unit.stride)
+    if not _straight_to_projection(b):
+        b.in_place(b.shape.head_dim, unit.rows, unit.q, unit.stride, **weight)
         return
-    target = b.plan.activation["o"] + unit.head * b.shape.head_dim
+    operand = b.operand("o", b.shape.heads * b.shape.head_dim)
+    operand["target"] += unit.head * b.shape.head_dim
     if not b.decode:
-        b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **weight, dest=Dest.ACTIVATION,
-                 target=target)
+        b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **weight, **operand)
         return
     for head in range(unit.heads):
         b.vector(b.shape.head_dim, 1, a=unit.q + head * unit.stride, **weight | {"b": weight["b"] + head},
-                 dest=Dest.ACTIVATION, target=target + head * b.shape.head_dim)
+                 **operand | {"target": operand["target"] + head * b.shape.head_dim})

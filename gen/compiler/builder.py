@@ -9,9 +9,10 @@ from tilewright.hw.config import BLOCK
 
 from .assembler import Dynamic, Program
 from .image import KvLayout
+from .plan import ceil_to, vector_phases
 from .streams import Streams
 
-__all__ = ["LayerBuilder", "Place", "CONSTANTS", "CACHE", "IO", "fp32"]
+__all__ = ["LayerBuilder", "Place", "CONSTANTS", "CACHE", "IO", "fp32", "moved"]
 
 CONSTANTS, CACHE, IO = range(3)
 """Memory regions."""
@@ -22,7 +23,7 @@ def fp32(value):
     return int(np.float32(value).view(np.uint32))
 
 
-def _moved(place, groups):
+def moved(place, groups):
     """A place in the scratchpad, fixed or Dynamic, so many groups on."""
     if not isinstance(place, Dynamic):
         return place + groups
@@ -35,12 +36,14 @@ class Place:
 
     constants : dict       offsets of constants and weights by name
     kv : KvLayout
+    context : int          positions, at most
     row_bytes : int        bytes of a token's row of input and output
     input, output : int    offsets of the rows
     """
 
     constants: dict
     kv: KvLayout
+    context: int
     row_bytes: int
     input: int
     output: int
@@ -50,52 +53,66 @@ class LayerBuilder:
     """State and helpers of one entry point's program.
 
     Decode takes one token and the query heads of a KV group as rows; prefill takes the tokens as rows, head after head.
-    The values a run depends on are in registers: ``position``, and as Dynamic ``tokens``, ``kv_rows`` (tokens times
-    KV heads), ``context``, ``k_tiles`` (tiles of K that hold the context), ``scale_bytes`` (V scales of the context).
-    ``heads_rotated`` query heads have had their RoPE. ``head``, ``hidden`` and ``context_groups`` are sizes in
+    The values a run depends on are in registers: ``position`` and, of a ring, ``slot`` and ``first`` (the first slot
+    that the first token sees); and as Dynamic ``tokens``, ``kv_rows`` (tokens times KV heads), ``used`` (slots in use),
+    ``k_tiles`` (tiles of K that hold them), ``scale_bytes`` (their V scales).
+    ``heads_finished`` query heads have their bias, norm and RoPE. ``head``, ``hidden`` and ``slot_groups`` are sizes in
     scratchpad groups.
     """
 
     def __init__(self, config, shape, plan, place, *, decode):
         self.config, self.shape, self.plan, self.place, self.decode = config, shape, plan, place, decode
+        self.weights, self.kv = plan.weights, plan.kv
         self.program = Program(config)
         self.streams = Streams(self.program)
         self.group = shape.heads // shape.kv_heads
         self.head, self.hidden = self.groups(shape.head_dim), self.groups(shape.hidden)
-        self.context_groups = self.groups(place.kv.context)
-        self.heads_rotated = 0
+        self.slot_groups = self.groups(place.kv.slots)
+        self.heads_finished = 0
         self._registers()
 
     def _registers(self):
-        p, lanes, kv = self.program, self.config.lanes, self.place.kv
-        shift = lanes.bit_length() - 1
+        p, kv, beat = self.program, self.place.kv, self.config.bus_bytes
         self.position, tokens = p.argument(0, "position"), p.argument(1, "tokens")
-        context, tiles, size = (p.register(name) for name in ("context", "k_tiles", "scale_bytes"))
+        used, tiles = p.register("used"), p.register("k_tiles")
         if self.decode:
-            p.scalar(ScalarOp.ADD, context, self.position, 1)
+            p.scalar(ScalarOp.ADD, used, self.position, 1)
             self.tokens, self.kv_rows = 1, self.shape.kv_heads
         else:
-            p.scalar(ScalarOp.ADD, context, self.position, rt=tokens)
+            p.scalar(ScalarOp.ADD, used, self.position, rt=tokens)
             kv_rows = p.scalar(ScalarOp.MUL, p.register("kv_rows"), tokens, self.shape.kv_heads)
             self.tokens = Dynamic(tokens, self.plan.tokens)
             self.kv_rows = Dynamic(kv_rows, self.plan.tokens * self.shape.kv_heads)
-        p.scalar(ScalarOp.ADD, tiles, context, lanes - 1)
+        if kv.ring:
+            p.scalar(ScalarOp.MIN, used, used, kv.slots)
+            self._ring_registers()
+        shift = kv.outputs.bit_length() - 1
+        p.scalar(ScalarOp.ADD, tiles, used, kv.outputs - 1)
         p.scalar(ScalarOp.SHR, tiles, tiles, shift)
-        p.scalar(ScalarOp.SHL, size, context, 2)
-        p.scalar(ScalarOp.ADD, size, size, lanes - 1)
-        p.scalar(ScalarOp.SHR, size, size, shift)
-        p.scalar(ScalarOp.SHL, size, size, shift)
-        self.context = Dynamic(context, kv.context)
-        self.k_tiles = Dynamic(tiles, -(-kv.context // lanes))
-        self.scale_bytes = Dynamic(size, kv.scale_head_bytes)
+        self.used = Dynamic(used, kv.slots)
+        self.k_tiles = Dynamic(tiles, -(-kv.slots // kv.outputs))
+        if kv.format.scaled:
+            size = p.scalar(ScalarOp.SHL, p.register("scale_bytes"), used, 2)
+            p.scalar(ScalarOp.ADD, size, size, beat - 1)
+            p.scalar(ScalarOp.AND, size, size, -beat)
+            self.scale_bytes = Dynamic(size, kv.scale_head_bytes)
+
+    def _ring_registers(self):
+        """``first`` is 16 bits in two's complement: negative while the window reaches back before position 0."""
+        p, slots, last = self.program, self.place.kv.slots, self.place.context - 1
+        self.slot = p.modulo(p.register("slot"), self.position, slots, last)
+        self.first = p.scalar(ScalarOp.ADD, p.register("first"), self.position, 1 - self.shape.window)
+        sign, wrapped = p.register("sign"), p.register("wrapped")
+        p.scalar(ScalarOp.SHR, sign, self.first, 31)
+        with p.skip_if(sign):
+            p.modulo(wrapped, self.first, slots, last)
+            p.scalar(ScalarOp.ADD, self.first, wrapped)
+        p.scalar(ScalarOp.AND, self.first, self.first, 0xFFFF)
+        p.release("sign", "wrapped")
 
     def groups(self, words):
         """Scratchpad groups that hold so many words."""
         return -(-words // self.config.group_words)
-
-    def tiles(self, n):
-        """Tiles of n outputs."""
-        return -(-n // self.config.lanes)
 
     def function(self, name):
         """Value of a VECTOR's field ``function``."""
@@ -103,72 +120,134 @@ class LayerBuilder:
 
     def pieces(self, n, size):
         """Cut n outputs at tiles' borders into pieces of about ``size`` outputs: [(first, count), ...]."""
-        step = max(self.config.lanes, size // self.config.lanes * self.config.lanes)
+        outputs = self.weights.outputs
+        step = max(outputs, size // outputs * outputs)
         return [(first, min(step, n - first)) for first in range(0, n, step)]
+
+    def operand(self, value, k):
+        """Fields of a VECTOR that makes the first reduction indices of ``value`` (k of them a row) for a matmul with
+        weights."""
+        return {**self.weights.activation, "target": self.plan.activation[value], "group_stride": ceil_to(k, BLOCK)}
 
     # Commands.
 
     def vector(self, n, rows, **fields):
         return self.program.emit(Opcode.VECTOR, n=n, rows=rows, **fields)
 
+    def in_place(self, n, rows, a, stride, **fields):
+        """A VECTOR whose FP32 result takes the place of its operand."""
+        return self.vector(n, rows, a=a, a_stride=stride, dest=Dest.FP32, target=a, target_stride=stride, **fields)
+
     def load(self, name, region, offset, *, behind=0, **fields):
         """LOAD to the scratchpad value ``name``, ``behind`` groups from its start."""
         return self.program.emit(Opcode.LOAD, region=region, offset=offset, planes=1, **{"rows": 1} | fields,
                                  scratch=(self.plan.scratch[name] + behind) * self.config.bus_bytes)
 
+    def load_vectors(self, phase):
+        """LOAD the gains and biases that are needed from this phase on."""
+        for name, (first, _) in vector_phases(self.shape).items():
+            if first == phase:
+                self.load(name, CONSTANTS, self.place.constants[name],
+                          count=self.groups(self.shape.vector_sizes[name]) * self.config.bus_bytes)
+
     def plan_weights(self, name, k, tiles, *, matmuls):
         """Plan the STREAM of weights that lie at the constant ``name``."""
-        tile_bytes = self.config.lanes * (k + 2 * -(-k // BLOCK))
-        self.streams.plan(matmuls=matmuls, region=CONSTANTS, scaled=1, offset=self.place.constants[name], k=k,
-                          tiles=tiles, tile_stride=tile_bytes)
+        self.streams.plan(matmuls=matmuls, region=CONSTANTS, scaled=self.weights.scaled,
+                          offset=self.place.constants[name], k=k, tiles=tiles, tile_stride=self.weights.tile_bytes(k))
 
-    def norm(self, gain, target):
-        """RMSNorm of x into the activation buffer."""
-        at, shape = self.plan.scratch, self.shape
-        self.vector(shape.hidden, self.tokens, a=at["x"], a_stride=self.hidden, square=1, reduce=Reduce.SUM,
-                    result=at["sum"], result_stride=1)
-        self.vector(1, self.tokens, a=at["sum"], a_stride=1,
-                    b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / shape.hidden),
-                    c_kind=Operand.IMMEDIATE, c_immediate=fp32(shape.norm_eps), function=self.function("rsqrt"),
+    def project(self, k, n, *, activation, dest, dest_stride):
+        """MATMUL of all tokens with weights."""
+        self.streams.matmul(scaled=self.weights.scaled, k=k, n=n, rows=self.tokens, dest=dest, dest_stride=dest_stride,
+                            activation=self.plan.activation[activation], group_stride=ceil_to(k, BLOCK),
+                            **self.weights.matmul)
+
+    def add_bias(self, name, value, n, stride, rows=None):
+        """Add a bias, if the layer has it, to each row of ``value`` in place."""
+        if name in self.shape.vector_sizes:
+            self.in_place(n, self.tokens, self.plan.scratch[value], stride, c_kind=Operand.STREAM,
+                          c=self.plan.scratch[name])
+
+    # Norms.
+
+    def norm(self, name, source, n, **target):
+        """Norm ``name`` of the rows of ``source`` (a value in the scratchpad), n long each.
+
+        ``target`` are the fields that say where the result goes; without any it takes the place of ``source``.
+        """
+        at, stride = self.plan.scratch, self.groups(n)
+        place = at[source]
+        target = target or {"dest": Dest.FP32, "target": place, "target_stride": stride}
+        if self.shape.norm == "rms_norm":
+            self._rms_norm(name, n, self.tokens, place, stride, target)
+            return
+        centred = at["centred"] if source == "x" and "centred" in at else place
+        self.vector(n, self.tokens, a=place, a_stride=stride, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
+        self.vector(1, self.tokens, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / n),
+                    dest=Dest.FP32, target=at["mean"], target_stride=1)
+        self.vector(n, self.tokens, a=place, a_stride=stride, c_kind=Operand.ROW, c=at["mean"], c_stride=1, c_negate=1,
+                    dest=Dest.FP32, target=centred, target_stride=stride)
+        self._rms_norm(name, n, self.tokens, centred, stride,
+                       {"dest": Dest.FP32, "target": centred, "target_stride": stride})
+        self.vector(n, self.tokens, a=centred, a_stride=stride, c_kind=Operand.STREAM, c=at[f"{name}_bias"], **target)
+
+    def _rms_norm(self, name, n, rows, place, stride, target):
+        """Rows times gain, over their root mean square."""
+        at = self.plan.scratch
+        self.vector(n, rows, a=place, a_stride=stride, square=1, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
+        self.vector(1, rows, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / n),
+                    c_kind=Operand.IMMEDIATE, c_immediate=fp32(self.shape.norm_eps), function=self.function("rsqrt"),
                     dest=Dest.FP32, target=at["inverse"], target_stride=1)
-        self.vector(shape.hidden, self.tokens, a=at["x"], a_stride=self.hidden, b_kind=Operand.ROW, b=at["inverse"],
-                    b_stride=1, d_kind=Operand.STREAM, d=at[gain], dest=Dest.ACTIVATION,
-                    target=self.plan.activation[target])
+        self.vector(n, rows, a=place, a_stride=stride, b_kind=Operand.ROW, b=at["inverse"], b_stride=1,
+                    d_kind=Operand.STREAM, d=at[name], **target)
 
-    def rotate(self, name, first, heads, all_heads):
-        """RoPE in place on ``heads`` heads of a value with ``all_heads``, from head ``first`` on."""
-        at, head = self.plan.scratch, self.head
-        base, cos = at[name] + first * head, at["rope"]
+    # Heads.
+
+    def finish_heads(self, name, first, heads, all_heads):
+        """Bias, norm and RoPE in place on ``heads`` heads of ``name`` ('q' or 'k'), which has ``all_heads``, from head
+        ``first`` on."""
+        shape, at, head = self.shape, self.plan.scratch, self.head
+        base, bias = at[name] + first * head, f"{name}_bias"
         if self.decode:
-            turns = [(base, head, heads, 0)]
+            turns = [(base, head, heads, first * head, head)]
         else:
-            turns = [(base + h * head, all_heads * head, self.tokens, 2 * head) for h in range(heads)]
-        for a, stride, rows, table_stride in turns:
-            if self.config.group_words > 1:
-                self.vector(self.shape.head_dim, rows, a=a, a_stride=stride, swap=1, b_kind=Operand.STREAM,
-                            b=cos + head, b_stride=table_stride, dest=Dest.FP32, target=at["crossed"],
-                            target_stride=head)
-            elif self.decode:
-                for h in range(rows):
-                    self._cross(a + h * stride, cos + head, at["crossed"] + h * head)
-            else:
-                self._cross_tokens(a, stride, cos + head, table_stride, at["crossed"])
-            self.vector(self.shape.head_dim, rows, a=a, a_stride=stride, b_kind=Operand.STREAM, b=cos,
-                        b_stride=table_stride, c_kind=Operand.STREAM, c=at["crossed"], c_stride=head,
-                        dest=Dest.FP32, target=a, target_stride=stride)
+            turns = [(base + h * head, all_heads * head, self.tokens, (first + h) * head, 0) for h in range(heads)]
+        for a, stride, rows, bias_place, bias_stride in turns:
+            if bias in shape.vector_sizes:
+                self.in_place(shape.head_dim, rows, a, stride, c_kind=Operand.STREAM, c=at[bias] + bias_place,
+                              c_stride=bias_stride)
+            if shape.qk_norm:
+                self._rms_norm(f"{name}_norm", shape.head_dim, rows, a, stride,
+                               {"dest": Dest.FP32, "target": a, "target_stride": stride})
+            if shape.rotary_dim:
+                self._rotate(a, stride, rows)
+
+    def _rotate(self, a, stride, rows):
+        """RoPE in place: a row is a head of the one token in decode, a token in prefill."""
+        turned, at = self.groups(self.shape.rotary_dim), self.plan.scratch
+        cos, sin, table_stride = at["rope"], at["rope"] + turned, 0 if self.decode else 2 * turned
+        if self.config.group_words > 1:
+            self.vector(self.shape.rotary_dim, rows, a=a, a_stride=stride, swap=1, b_kind=Operand.STREAM, b=sin,
+                        b_stride=table_stride, dest=Dest.FP32, target=at["crossed"], target_stride=turned)
+        elif self.decode:
+            for h in range(rows):
+                self._cross(a + h * stride, sin, at["crossed"] + h * turned)
+        else:
+            self._cross_tokens(a, stride, sin, table_stride, at["crossed"], turned)
+        self.in_place(self.shape.rotary_dim, rows, a, stride, b_kind=Operand.STREAM, b=cos, b_stride=table_stride,
+                      c_kind=Operand.STREAM, c=at["crossed"], c_stride=turned)
 
     def _cross(self, a, b, target):
         """The product of ``swap`` where a pair has no group in common: odd elements as rows, then even ones."""
         for even, odd in ((0, 1), (1, 0)):
-            self.vector(1, self.shape.head_dim // 2, a=_moved(a, odd), a_stride=2, b_kind=Operand.STREAM,
-                        b=_moved(b, even), b_stride=2, dest=Dest.FP32, target=_moved(target, even), target_stride=2)
+            self.vector(1, self.shape.rotary_dim // 2, a=moved(a, odd), a_stride=2, b_kind=Operand.STREAM,
+                        b=moved(b, even), b_stride=2, dest=Dest.FP32, target=moved(target, even), target_stride=2)
 
-    def _cross_tokens(self, a, a_step, b, b_step, target):
+    def _cross_tokens(self, a, a_step, b, b_step, target, target_step):
         """``_cross`` for each token's row of a head."""
         p, most = self.program, self.plan.tokens - 1
         names = ("cross_count", "cross_a", "cross_b", "cross_target")
         count, *registers = (p.register(name) for name in names)
-        moves = list(zip(registers, (a, b, target), (a_step, b_step, self.head), strict=True))
+        moves = list(zip(registers, (a, b, target), (a_step, b_step, target_step), strict=True))
         p.scalar(ScalarOp.ADD, count, self.tokens.register)
         for register, _, _ in moves:
             p.set(register, 0)
@@ -177,24 +256,3 @@ class LayerBuilder:
             for register, _, step in moves:
                 p.scalar(ScalarOp.ADD, register, register, step)
         p.release(*names)
-
-    def project_to_residual(self, k, activation, pieces, then=lambda first, count: None):
-        """x = x + projection, piece by piece, the vector unit one piece behind the array.
-
-        ``then`` is called behind each piece's addition.
-        """
-        x, y, width = self.plan.scratch["x"], self.plan.scratch["y"], self.config.group_words
-
-        def add(first, count):
-            place = first // width
-            self.vector(count, self.tokens, a=x + place, a_stride=self.hidden, c_kind=Operand.STREAM, c=y + place,
-                        c_stride=self.hidden, dest=Dest.FP32, target=x + place, target_stride=self.hidden)
-            then(first, count)
-
-        for i, (first, count) in enumerate(pieces):
-            self.streams.matmul(scaled=1, k=k, n=count, rows=self.tokens, activation=self.plan.activation[activation],
-                                dest=y + first // width, dest_stride=self.hidden)
-            self.streams.pump()
-            if i:
-                add(*pieces[i - 1])
-        add(*pieces[-1])

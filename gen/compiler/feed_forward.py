@@ -1,14 +1,10 @@
-"""SwiGLU: gate and up in chunks, SiLU of a chunk under the next chunk's matmuls, down_proj into the residual."""
+"""The feed-forward part: up (and gate) in chunks, the activation of a chunk under the next chunk's matmuls, then down."""
 
-from tilewright.hw.commands import Dest, Opcode, Operand
+from tilewright.hw.commands import Dest, Operand
 
-from .builder import IO
 from .plan import FFN_CHUNK
 
-__all__ = ["plan_streams", "feed_forward"]
-
-DOWN_PIECES = 4
-"""Pieces of down_proj whose results are added and stored while the next one is computed."""
+__all__ = ["plan_streams", "activate"]
 
 
 def _chunks(b):
@@ -16,40 +12,53 @@ def _chunks(b):
     return [(first, min(FFN_CHUNK, b.shape.ffn - first)) for first in range(0, b.shape.ffn, FFN_CHUNK)]
 
 
-def _down_pieces(b):
-    return b.pieces(b.shape.hidden, b.shape.hidden // DOWN_PIECES)
+def _parts(b):
+    """Matrices computed chunk by chunk: gate and up, or up alone."""
+    return 2 if b.shape.mlp == "glu" else 1
 
 
-def plan_streams(b):
-    """Plan the STREAMs of gate_proj, up_proj and down_proj."""
-    lanes = b.config.lanes
-    b.plan_weights("gate_up", b.shape.hidden, sum(2 * -(-count // lanes) for _, count in _chunks(b)),
-                   matmuls=2 * len(_chunks(b)))
-    b.plan_weights("down_proj", b.shape.ffn, -(-b.shape.hidden // lanes), matmuls=len(_down_pieces(b)))
+def plan_streams(b, down_pieces):
+    """Plan the STREAMs of gate_proj, up_proj and down_proj, the last one taken in so many pieces."""
+    chunks, parts = _chunks(b), _parts(b)
+    b.plan_weights("up", b.shape.hidden, sum(parts * b.weights.tiles(count) for _, count in chunks),
+                   matmuls=parts * len(chunks))
+    b.plan_weights("down_proj", b.shape.ffn, b.weights.tiles(b.shape.hidden), matmuls=down_pieces)
 
 
-def feed_forward(b):
-    """x = x + down_proj(silu(gate) * up) from the normalised activations; x goes to memory."""
-    chunks = _chunks(b)
+def activate(b, source):
+    """down_proj's activations from those at ``source`` ('h' or 'h_ffn')."""
+    chunks, parts = _chunks(b), _parts(b)
     size = b.groups(min(FFN_CHUNK, b.shape.ffn)) * b.plan.tokens
-    for i, (_, count) in enumerate(chunks):
-        for part in range(2):
-            b.streams.matmul(scaled=1, k=b.shape.hidden, n=count, rows=b.tokens, activation=b.plan.activation["h_ffn"],
-                             dest=b.plan.scratch["gate_up"] + (2 * (i % 2) + part) * size, dest_stride=b.groups(count))
+    waiting = None
+    for i, (first, count) in enumerate(chunks):
+        places = [b.plan.scratch["up"] + (parts * (i % 2) + part) * size for part in range(parts)]
+        for place in places:
+            b.project(b.shape.hidden, count, activation=source, dest=place, dest_stride=b.groups(count))
         b.streams.pump()
-        if i:
-            _gate(b, i - 1, *chunks[i - 1], size)
-    _gate(b, len(chunks) - 1, *chunks[-1], size)
-    b.project_to_residual(b.shape.ffn, "gated", _down_pieces(b), lambda *piece: _store(b, *piece))
+        if waiting:
+            _chunk(b, *waiting)
+        waiting = first, count, places
+    _chunk(b, *waiting)
+    if b.shape.sub_norm:
+        b.norm("ffn_sub_norm", "active", b.shape.ffn, **b.operand("gated", b.shape.ffn))
 
 
-def _gate(b, i, first, count, size):
-    gate, stride = b.plan.scratch["gate_up"] + 2 * (i % 2) * size, b.groups(count)
-    b.vector(count, b.tokens, a=gate, a_stride=stride, function=b.function("silu"), d_kind=Operand.STREAM,
-             d=gate + size, d_stride=stride, dest=Dest.ACTIVATION, target=b.plan.activation["gated"] + first)
-
-
-def _store(b, first, count):
-    b.program.emit(Opcode.STORE, region=IO, offset=b.place.output + 4 * first, rows=b.tokens, planes=1, count=4 * count,
-                   row_stride=b.place.row_bytes, scratch=b.plan.scratch["x"] * b.config.bus_bytes + 4 * first,
-                   scratch_row_stride=b.place.row_bytes)
+def _chunk(b, first, count, places):
+    """The activation of a chunk's outputs, with its bias, times up_proj's where there is a gate."""
+    stride, fields = b.groups(count), {}
+    bias = {}
+    if "up_bias" in b.shape.vector_sizes:
+        bias = {"c_kind": Operand.STREAM, "c": b.plan.scratch["up_bias"] + first // b.config.group_words}
+    if len(places) == 2:
+        if bias:
+            b.in_place(count, b.tokens, places[1], stride, **bias)
+        fields = {"d_kind": Operand.STREAM, "d": places[1], "d_stride": stride}
+    else:
+        fields = bias
+    if b.shape.sub_norm:
+        target = {"dest": Dest.FP32, "target_stride": b.groups(b.shape.ffn),
+                  "target": b.plan.scratch["active"] + first // b.config.group_words}
+    else:
+        target = b.operand("gated", b.shape.ffn)
+        target["target"] += first
+    b.vector(count, b.tokens, a=places[0], a_stride=stride, function=b.function(b.shape.activation), **fields, **target)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from tilewright.hw.commands import Dest, Element, Opcode, Operand
+from tilewright.hw.commands import Dest, Element, Format, Opcode, Operand
 from tilewright.hw.config import BLOCK
 
 __all__ = ["Footprint", "footprint"]
@@ -57,19 +57,21 @@ class _Zeros(dict):
         return 0
 
 
-def _activation(config, row, index, rows, n):
-    """Bit set of blocks of 32 activations."""
-    first, last = index // BLOCK, -(-(index + n) // BLOCK)
-    depth = config.activation_depth // BLOCK
-    return _rows(row * depth + first, last - first, rows, depth)
+def _activation(config, half, row, index, rows, n, group_stride):
+    """Bit set of blocks of 32 activations, in byte columns: an INT8 row is one, an FP16 row two neighbouring ones."""
+    size, columns = (config.fp16_rows, 2) if half else (config.rows, 1)
+    depth, bits = config.activation_depth // BLOCK, 0
+    while rows > 0:
+        taken = min(rows, size - row)
+        first, last = index // BLOCK, -(-(index + n) // BLOCK)
+        bits |= _rows(columns * row * depth + first, last - first, columns * taken, depth)
+        row, rows, index = 0, rows - taken, index + group_stride
+    return bits
 
 
 def _matmul(config, f):
     written = _rows(f["dest"], -(-f["n"] // config.group_words), f["rows"], f["dest_stride"])
-    read = 0
-    for group, first in enumerate(range(0, f["rows"], config.rows)):
-        read |= _activation(config, 0, f["activation"] + group * f["group_stride"], min(config.rows, f["rows"] - first),
-                            f["k"])
+    read = _activation(config, f["format"] == Format.FP16, 0, f["activation"], f["rows"], f["k"], f["group_stride"])
     return 0, written, read, 0
 
 
@@ -87,7 +89,7 @@ def _vector(config, f):
     if f["dest"] == Dest.FP32:
         written |= _rows(f["target"], groups, rows, f["target_stride"])
     elif f["dest"] == Dest.ACTIVATION:
-        activation = _activation(config, f["target_stride"], f["target"], rows, n)
+        activation = _activation(config, f["half"], f["target_stride"], f["target"], rows, n, f["group_stride"])
     elif f["dest"] == Dest.PACKED:
         blocks = 1 if f["row_scale"] else -(-n // BLOCK)
         written |= _rows(f["target"], -(-n // config.bus_bytes), rows, f["target_stride"])

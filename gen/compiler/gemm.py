@@ -1,13 +1,14 @@
-"""Compiles a GEMM: FP32 rows times Q8_0 weights, for measuring how busy the array is kept."""
+"""Compiles a GEMM: FP32 rows times INT8 or FP16 weights, for measuring how busy the array is kept."""
 
 from dataclasses import dataclass
 
 from tilewright.gen.errors import UserError
-from tilewright.hw.commands import Dest, Opcode
+from tilewright.hw.commands import Opcode
 from tilewright.hw.config import BLOCK
 
 from .assembler import Program
-from .image import WEIGHT_ALIGNMENT, Image, tile_matrix
+from .formats import MatrixFormat, format_of, tile_matrix
+from .image import WEIGHT_ALIGNMENT, Image
 from .plan import ceil_to
 from .streams import Streams
 
@@ -23,14 +24,15 @@ LOAD_PARTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledGemm:
-    """C [m, n] = A8(X [m, k]) W [n, k]^T, ready to run.
+    """C [m, n] = X [m, k] W [n, k]^T, X rounded to the format that goes with W's, ready to run.
 
     image : bytes            region 0: program at offset ``program`` and weights
     program : int
     x, x_row_bytes : int     X in region 2, FP32 rows padded to beats
     c, c_row_bytes : int     C behind it, alike
     io_size : int            bytes of region 2
-    macs : int               multiply-accumulates asked for: divided by config.macs, the cycles at peak
+    macs : int               multiply-accumulates asked for
+    peak : int               multiply-accumulates a cycle at peak
     """
 
     image: bytes
@@ -41,6 +43,7 @@ class CompiledGemm:
     c_row_bytes: int
     io_size: int
     macs: int
+    peak: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,48 +62,52 @@ class _Plan:
     part: int
 
 
-def _plan(config, k, n):
+def _plan(config, fmt, k, n):
     """The plan that reads weights least often, quantising under the matmul where the buffer is deep enough."""
     depth, row = ceil_to(k, BLOCK), -(-k // config.group_words)
     most = MOST_GROUPS if k <= config.prefetch_beats else 1
-    outputs, part = min(MOST_OUTPUTS, ceil_to(n, config.lanes)), max(1, config.rows // LOAD_PARTS)
+    outputs, part = min(MOST_OUTPUTS, ceil_to(n, fmt.outputs)), max(1, fmt.rows // LOAD_PARTS)
     for slots in (2, 1):
         for groups in range(min(most, config.activation_depth // (slots * depth)), 0, -1):
-            rows = groups * config.rows
+            rows = groups * fmt.rows
             left = config.scratchpad_groups - 2 * part * row  # for two chunks of C
-            chunk = left * config.group_words // (2 * rows) // config.lanes * config.lanes
+            chunk = left * config.group_words // (2 * rows) // fmt.outputs * fmt.outputs
             if chunk > 0:
                 return _Plan(groups=groups, slots=slots, chunk=min(chunk, outputs), part=part)
     if depth > config.activation_depth:
         raise UserError(f"{config.name}: k = {k} needs activation_depth = {depth}, "
                         f"{depth - config.activation_depth} more than {config.activation_depth}; "
                         "reduce k or change activation_depth")
-    needed = 8 * (part * row * config.group_words + config.rows * config.lanes)
+    needed = 8 * (part * row * config.group_words + fmt.rows * fmt.outputs)
     raise UserError(f"{config.name}: k = {k} needs scratchpad_bytes = {needed}, "
                     f"{needed - config.scratchpad_bytes} more than {config.scratchpad_bytes}; "
                     "reduce k or change scratchpad_bytes")
 
 
 def compile_gemm(config, weights, *, rows):
-    """Compile a product of ``rows`` FP32 rows with ``weights`` (q int8 [n, k], d float16 [n, blocks]).
+    """Compile a product of ``rows`` FP32 rows with ``weights``: INT8 (q int8 [n, k], d float16 [n, blocks]) or FP16
+    (float16 [n, k]).
 
     A set of row groups shares each weight tile; the next set is loaded and quantised, and results are stored, under the
     matmuls. The program is unrolled. Raises UserError where it does not fit.
     """
-    n, k = weights.q.shape
-    plan, beat = _plan(config, k, n), config.bus_bytes
+    fmt = MatrixFormat(config, format_of(weights))
+    if fmt.name not in config.formats:
+        raise UserError(f"{config.name}: weights in {fmt.name} need it in formats = {list(config.formats)}; add it")
+    n, k = weights.shape if fmt.name == "fp16" else weights.q.shape
+    plan, beat = _plan(config, fmt, k, n), config.bus_bytes
     image = Image()
-    tiles = image.add(tile_matrix(weights.q, weights.d, config.lanes).tobytes(), align=WEIGHT_ALIGNMENT)
+    tiles = image.add(tile_matrix(weights, config.lanes).tobytes(), align=WEIGHT_ALIGNMENT)
     x_row, c_row = ceil_to(4 * k, beat), ceil_to(4 * n, beat)
-    gemm = _Gemm(config, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
+    gemm = _Gemm(config, fmt, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
     program = image.add(gemm.build())
     return CompiledGemm(image=image.data, program=program, x=0, x_row_bytes=x_row, c=rows * x_row, c_row_bytes=c_row,
-                        io_size=rows * (x_row + c_row), macs=rows * n * k)
+                        io_size=rows * (x_row + c_row), macs=rows * n * k, peak=fmt.rows * fmt.outputs)
 
 
 class _Gemm:
-    def __init__(self, config, plan, *, rows, n, k, weights, x_row, c_row):
-        self.config, self.plan, self.rows, self.n, self.k = config, plan, rows, n, k
+    def __init__(self, config, fmt, plan, *, rows, n, k, weights, x_row, c_row):
+        self.config, self.format, self.plan, self.rows, self.n, self.k = config, fmt, plan, rows, n, k
         self.weights, self.x_row, self.c_row = weights, x_row, c_row
         self.program = Program(config)
         self.streams = Streams(self.program)
@@ -113,10 +120,10 @@ class _Gemm:
     def build(self):
         """The program's bytes."""
         sets = self._sets()
-        tile_bytes = self.config.lanes * (self.k + 2 * -(-self.k // BLOCK))
         for _ in sets:
-            self.streams.plan(matmuls=len(self.chunks), region=0, scaled=1, offset=self.weights, k=self.k,
-                              tiles=-(-self.n // self.config.lanes), tile_stride=tile_bytes)
+            self.streams.plan(matmuls=len(self.chunks), region=0, scaled=self.format.scaled,
+                              offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
+                              tile_stride=self.format.tile_bytes(self.k))
         self.streams.pump()
         for part in self._parts(0, sets):
             self._quantise(*part)
@@ -141,7 +148,7 @@ class _Gemm:
 
     def _sets(self):
         """(first row, rows) of each set, the row groups spread evenly."""
-        size = self.config.rows
+        size = self.format.rows
         groups = -(-self.rows // size)
         count = -(-groups // self.plan.groups)
         edges = [min(self.rows, size * (groups * i // count)) for i in range(count)] + [self.rows]
@@ -163,16 +170,16 @@ class _Gemm:
         self.loaded += 1
         self.program.emit(Opcode.LOAD, region=2, offset=first * self.x_row, rows=rows, planes=1, count=self.x_row,
                           row_stride=self.x_row, scratch=place * self.config.bus_bytes, scratch_row_stride=self.x_row)
-        group, inside = divmod(row, self.config.rows)
-        self.program.emit(Opcode.VECTOR, n=self.k, rows=rows, a=place, a_stride=self.x_groups, dest=Dest.ACTIVATION,
-                          target=self._slot(number) + group * self.depth, target_stride=inside)
+        group, inside = divmod(row, self.format.rows)
+        self.program.emit(Opcode.VECTOR, n=self.k, rows=rows, a=place, a_stride=self.x_groups,
+                          **self.format.activation, target=self._slot(number) + group * self.depth, target_stride=inside)
 
     def _matmul(self, number, chunk, rows, count):
         """Returns the scratchpad group of the results."""
         stride = -(-self.plan.chunk // self.config.group_words)
-        place = self.c_base + (number * len(self.chunks) + chunk) % 2 * self.plan.groups * self.config.rows * stride
-        self.streams.matmul(scaled=1, k=self.k, n=count, rows=rows, activation=self._slot(number),
-                            group_stride=self.depth, dest=place, dest_stride=stride)
+        place = self.c_base + (number * len(self.chunks) + chunk) % 2 * self.plan.groups * self.format.rows * stride
+        self.streams.matmul(scaled=self.format.scaled, **self.format.matmul, k=self.k, n=count, rows=rows,
+                            activation=self._slot(number), group_stride=self.depth, dest=place, dest_stride=stride)
         return place
 
     def _store(self, first, rows, output, count, place):

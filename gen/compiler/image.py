@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewright.hw.config import BLOCK
+from tilewright.sim.golden.rope import interleaved_order, rope_tables
 
+from .formats import format_of, tile_matrix
 from .plan import FFN_CHUNK, ceil_to
 
-__all__ = ["Image", "KvLayout", "tile_matrix", "pad_rows", "rope_rows", "layer_constants", "WEIGHT_ALIGNMENT"]
+__all__ = ["Image", "KvLayout", "pad_rows", "rope_rows", "layer_constants", "WEIGHT_ALIGNMENT"]
 
 WEIGHT_ALIGNMENT = 4096
 """Where streams begin, so that no burst is cut short at a 4 KiB boundary."""
@@ -32,26 +34,6 @@ class Image:
         return bytes(self._data)
 
 
-def tile_matrix(q, d, lanes):
-    """Weights in the order in which they are eaten: uint8 [tiles, bytes of a tile].
-
-    q : int8 [n, k], d : float16 [n, blocks]. A tile has ``lanes`` outputs; each block of 32 k (the last may be shorter)
-    is one beat for each k, then the FP16 scales of its outputs in two beats. Lanes past n are zero.
-    """
-    n, k = q.shape
-    tiles, blocks = -(-n // lanes), -(-k // BLOCK)
-    padded_q = np.zeros((tiles * lanes, k), np.int8)
-    padded_d = np.zeros((tiles * lanes, blocks), "<f2")
-    padded_q[:n], padded_d[:n] = q, d
-    weights = padded_q.reshape(tiles, lanes, k).swapaxes(1, 2).reshape(tiles, -1).view(np.uint8)
-    scales = padded_d.reshape(tiles, lanes, blocks).swapaxes(1, 2)
-    parts = []
-    for block in range(blocks):
-        parts.append(weights[:, block * BLOCK * lanes:(block + 1) * BLOCK * lanes])
-        parts.append(np.ascontiguousarray(scales[:, block]).view(np.uint8))
-    return np.concatenate(parts, axis=1)
-
-
 def pad_rows(x, config):
     """FP32 rows [rows, n] padded with zeros to whole beats."""
     rows, n = x.shape
@@ -61,51 +43,59 @@ def pad_rows(x, config):
 
 
 def rope_rows(shape, context, config):
-    """Table of RoPE: for each position a row of cosines, then one of signed sines (-sin, +sin), each padded to beats.
-
-    Angles, cosines and sines are computed in float64 and rounded once.
-    """
-    frequency = shape.rope_theta ** (-np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim)
-    angle = np.arange(context, dtype=np.float64)[:, None] * frequency
-    cos = np.repeat(np.cos(angle), 2, axis=1)
-    sin = np.stack([-np.sin(angle), np.sin(angle)], axis=-1).reshape(context, -1)
-    return np.concatenate([pad_rows(cos, config), pad_rows(sin, config)], axis=1)
+    """Table of RoPE: for each position a row of cosines, then one of signed sines (-sin, +sin), each padded to beats."""
+    tables = rope_tables(rotary_dim=shape.rotary_dim, theta=shape.rope_theta, first=0, count=context,
+                         scaling=shape.rope_scaling)
+    return np.concatenate([pad_rows(table, config) for table in tables], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KvLayout:
-    """Where one layer's KV cache lies, in bytes from its base.
+    """Where one layer's KV cache lies, in bytes from its base. Position p lies in slot p modulo ``slots``.
 
-    K of a KV head is a weight matrix with positions as outputs; V has tiles of lanes dimensions with one beat for each
-    position; V scales are FP32.
+    K of a KV head is a weight matrix with slots as outputs; V has tiles of as many dimensions as a beat holds, with one
+    beat for each slot; V scales (INT8) are FP32, one for each slot.
+
+    format : MatrixFormat    of keys and values
+    ring : bool              there are more positions than slots
     """
 
-    lanes: int
+    format: object
     kv_heads: int
     head_dim: int
-    context: int
+    slots: int
+    ring: bool
+
+    @property
+    def lanes(self):
+        """Bytes of a beat."""
+        return self.format.config.lanes
+
+    @property
+    def outputs(self):
+        """Slots of a tile of K, dimensions of a tile of V."""
+        return self.format.outputs
 
     @property
     def k_tile_bytes(self):
-        """A tile of K: lanes positions."""
-        return self.lanes * (self.head_dim + 2 * -(-self.head_dim // BLOCK))
+        return self.format.tile_bytes(self.head_dim)
 
     @property
     def k_block_bytes(self):
         """A whole block of 32 dimensions with its scales."""
-        return self.lanes * (BLOCK + 2)
+        return self.format.tile_bytes(BLOCK)
 
     @property
     def k_head_bytes(self):
-        return -(-self.context // self.lanes) * self.k_tile_bytes
+        return self.format.tiles(self.slots) * self.k_tile_bytes
 
     @property
     def v_tiles(self):
-        return -(-self.head_dim // self.lanes)
+        return self.format.tiles(self.head_dim)
 
     @property
     def v_tile_bytes(self):
-        return self.context * self.lanes
+        return self.slots * self.lanes
 
     @property
     def v_head_bytes(self):
@@ -121,7 +111,7 @@ class KvLayout:
 
     @property
     def scale_head_bytes(self):
-        return ceil_to(4 * self.context, self.lanes)
+        return ceil_to(4 * self.slots, self.lanes) if self.format.scaled else 0
 
     @property
     def size(self):
@@ -133,34 +123,43 @@ def layer_constants(image, config, shape, weights, context):
 
     k_proj, v_proj and q_proj follow each other, and so do chunks of gate_proj and up_proj in turn: one STREAM each.
     """
-    lanes = config.lanes
-    rotated = {name: _interleave(getattr(weights, name), shape) for name in ("q_proj", "k_proj")}
+    order = _head_order(shape)
 
     def tiles(name):
-        return tile_matrix(*rotated.get(name, getattr(weights, name)), lanes).tobytes()
+        matrix = weights[name]
+        if name in ("q_proj", "k_proj"):
+            matrix = _take(matrix, _over_heads(order, shape.matrix_shapes[name][0]))
+        return tile_matrix(matrix, config.lanes).tobytes()
 
-    ffn = []
-    for first in range(0, shape.ffn, FFN_CHUNK):
-        for matrix in (weights.gate_proj, weights.up_proj):
-            part = slice(first, first + FFN_CHUNK)
-            ffn.append(tile_matrix(matrix.q[part], matrix.d[part], lanes).tobytes())
-    return {
-        "attn_norm": image.add(pad_rows(weights.attn_norm[None], config).tobytes()),
-        "ffn_norm": image.add(pad_rows(weights.ffn_norm[None], config).tobytes()),
-        "rope": image.add(rope_rows(shape, context, config).tobytes()),
-        "projections": image.add(b"".join(tiles(name) for name in ("k_proj", "v_proj", "q_proj")),
-                                 align=WEIGHT_ALIGNMENT),
-        "o_proj": image.add(tiles("o_proj"), align=WEIGHT_ALIGNMENT),
-        "gate_up": image.add(b"".join(ffn), align=WEIGHT_ALIGNMENT),
-        "down_proj": image.add(tiles("down_proj"), align=WEIGHT_ALIGNMENT),
-    }
+    up = [weights[name] for name in ("gate_proj", "up_proj") if name in weights]
+    chunks = [tile_matrix(_take(matrix, slice(first, first + FFN_CHUNK)), config.lanes).tobytes()
+              for first in range(0, shape.ffn, FFN_CHUNK) for matrix in up]
+    offsets = {}
+    for name, size in shape.vector_sizes.items():
+        vector = weights[name]
+        if name in ("q_bias", "k_bias", "q_norm", "k_norm"):
+            vector = vector[_over_heads(order, size)]
+        offsets[name] = image.add(pad_rows(vector[None], config).tobytes())
+    if shape.rotary_dim:
+        offsets["rope"] = image.add(rope_rows(shape, context, config).tobytes())
+    for name, data in (("projections", b"".join(tiles(name) for name in ("k_proj", "v_proj", "q_proj"))),
+                       ("o_proj", tiles("o_proj")), ("up", b"".join(chunks)), ("down_proj", tiles("down_proj"))):
+        offsets[name] = image.add(data, align=WEIGHT_ALIGNMENT)
+    return offsets
 
 
-def _interleave(matrix, shape):
-    """Rows of q_proj or k_proj in the order in which RoPE's pairs are neighbours."""
+def _take(matrix, rows):
+    """Rows of a matrix of either format."""
+    return type(matrix)(matrix.q[rows], matrix.d[rows]) if format_of(matrix) == "int8" else matrix[rows]
+
+
+def _head_order(shape):
+    """Order of a head's dimensions in which RoPE's pairs are neighbours."""
     if shape.rope_pairing == "interleaved":
-        return matrix
-    half = shape.head_dim // 2
-    within = np.arange(shape.head_dim).reshape(2, half).T.ravel()
-    order = (np.arange(0, len(matrix.q), shape.head_dim)[:, None] + within).ravel()
-    return type(matrix)(matrix.q[order], matrix.d[order])
+        return np.arange(shape.head_dim)
+    return interleaved_order(shape.head_dim, shape.rotary_dim)
+
+
+def _over_heads(order, size):
+    """The order of a head's dimensions for each head of a row of ``size``."""
+    return (np.arange(0, size, len(order))[:, None] + order).ravel()

@@ -8,10 +8,18 @@ from tilewright.gen.configuration import PRESETS, load_preset
 from tilewright.gen.errors import UserError
 from tilewright.hw.config import BLOCK
 
-__all__ = ["Item", "pack", "ceil_to", "LayerPlan", "plan_layer", "check_layer", "FFN_CHUNK"]
+from .formats import MatrixFormat
+from .requirements import layer_lacks
+
+__all__ = ["Item", "pack", "ceil_to", "LayerPlan", "plan_layer", "slots_of", "vector_phases", "FFN_CHUNK", "INPUT",
+           "ATTENTION", "OUTPUT", "FFN"]
 
 FFN_CHUNK = 64
-"""Outputs of gate_proj and up_proj computed before SiLU runs over them: whole A8 blocks, whole tiles of any build."""
+"""Outputs of gate_proj and up_proj computed before the activation runs over them: whole A8 blocks, whole tiles of any
+build."""
+
+INPUT, ATTENTION, OUTPUT, FFN = range(4)
+"""Phases of a layer: norm and projections; attention; o_proj, residual and norm; feed-forward."""
 
 
 def ceil_to(value, step):
@@ -64,15 +72,18 @@ def _first_fit(items):
 class LayerPlan:
     """Plan of one entry point of a layer.
 
-    tokens : int         most tokens of a run
-    scratch : dict       first scratchpad group of each value
-    activation : dict    first reduction index of each value
-    score_slots : int    KV groups (decode) or heads (prefill) whose scores are held at a time
+    tokens : int               most tokens of a run
+    weights, kv : MatrixFormat
+    scratch : dict             first scratchpad group of each value
+    activation : dict          first reduction index of each value
+    score_slots : int          KV groups (decode) or heads (prefill) whose scores are held at a time
     probability_slots : int    the same for probabilities
-    scale_slots : int    KV heads whose V scales are held at a time
+    scale_slots : int          KV heads whose V scales are held at a time
     """
 
     tokens: int
+    weights: MatrixFormat
+    kv: MatrixFormat
     scratch: dict
     activation: dict
     score_slots: int
@@ -92,110 +103,179 @@ def _ahead(score_slots, probability_slots):
     return max(1, probability_slots - 1)
 
 
-INPUT, ATTENTION, OUTPUT, FFN = range(4)
-"""Phases of a layer: norm and projections; attention; o_proj, residual and norm; feed-forward."""
+def slots_of(config, shape, context, kv):
+    """Positions that the KV cache holds: all, or with a window those that a prefill run's tokens see."""
+    if not shape.window:
+        return context
+    return min(context, ceil_to(shape.window + config.rows - 1, kv.outputs))
 
 
-def _scratch_items(config, shape, context, tokens, rows, slots):
-    """Scratchpad groups of a layer with ``tokens`` tokens; attention takes ``rows`` rows at a time."""
-    def groups(words):
-        return -(-words // config.group_words)
-
-    scores, probabilities, scales = slots
-    hidden, head = groups(shape.hidden), groups(shape.head_dim)
-    kv_rows = tokens * shape.kv_heads
-    packed = -(-shape.head_dim // config.bus_bytes)
-    return [
-        Item("x", tokens * hidden, INPUT, FFN),
-        Item("attn_norm", hidden, INPUT, INPUT),
-        Item("ffn_norm", hidden, OUTPUT, OUTPUT),
-        Item("rope", tokens * 2 * head, INPUT, ATTENTION),
-        Item("sum", tokens, INPUT, FFN),
-        Item("inverse", tokens, INPUT, FFN),
-        Item("k", kv_rows * head, INPUT, INPUT),
-        Item("v", kv_rows * head, INPUT, INPUT),
-        Item("q", tokens * shape.heads * head, INPUT, OUTPUT),
-        Item("crossed", max(tokens, rows, shape.kv_heads if tokens == 1 else 1) * head, INPUT, ATTENTION),
-        Item("k_bytes", kv_rows * packed, INPUT, INPUT),
-        Item("k_scales", kv_rows * groups(-(-shape.head_dim // BLOCK)), INPUT, INPUT),
-        Item("v_bytes", kv_rows * packed, INPUT, INPUT),
-        Item("v_scale", kv_rows, INPUT, INPUT),
-        Item("scores", scores * rows * groups(context), ATTENTION, ATTENTION),
-        Item("scales", scales * groups(context), ATTENTION, ATTENTION),
-        Item("maximum", rows, ATTENTION, ATTENTION),
-        Item("total", rows, ATTENTION, ATTENTION),
-        Item("weight", (_ahead(scores, probabilities) + 1) * rows, ATTENTION, ATTENTION),
-        Item("y", tokens * hidden, OUTPUT, FFN),
-        Item("gate_up", 4 * tokens * groups(min(FFN_CHUNK, shape.ffn)), FFN, FFN),
-    ]
+def vector_phases(shape):
+    """First and last phase in which each vector of the layer is needed."""
+    ffn_norm = {"parallel": INPUT, "post_norm": FFN}.get(shape.topology, OUTPUT)
+    phases = {
+        "attn_norm": (OUTPUT, OUTPUT) if shape.topology == "post_norm" else (INPUT, INPUT),
+        "ffn_norm": (ffn_norm, ffn_norm), "post_attn_norm": (OUTPUT, OUTPUT), "post_ffn_norm": (FFN, FFN),
+        "attn_sub_norm": (OUTPUT, OUTPUT), "ffn_sub_norm": (FFN, FFN),
+        "q_norm": (INPUT, ATTENTION), "k_norm": (INPUT, INPUT),
+        "q_bias": (INPUT, ATTENTION), "k_bias": (INPUT, INPUT), "v_bias": (INPUT, INPUT), "o_bias": (OUTPUT, OUTPUT),
+        "up_bias": (FFN, FFN), "down_bias": (FFN, FFN),
+    }
+    for name in ("attn_norm", "ffn_norm", "post_attn_norm", "post_ffn_norm", "attn_sub_norm", "ffn_sub_norm"):
+        phases[f"{name}_bias"] = phases[name]
+    return {name: phases[name] for name in shape.vector_sizes}
 
 
-def _activation_items(config, shape, context, rows, slots):
-    pieces = -(-rows // config.rows)
-    return [
-        Item("h", ceil_to(shape.hidden, BLOCK), INPUT, INPUT),
-        Item("q", 2 * pieces * ceil_to(shape.head_dim, BLOCK), INPUT, ATTENTION),
-        Item("probabilities", slots[1] * pieces * ceil_to(context, BLOCK), ATTENTION, ATTENTION),
-        Item("o", ceil_to(shape.heads * shape.head_dim, BLOCK), ATTENTION, OUTPUT),
-        Item("h_ffn", ceil_to(shape.hidden, BLOCK), OUTPUT, FFN),
-        Item("gated", ceil_to(shape.ffn, BLOCK), FFN, FFN),
-    ]
+class _Sizes:
+    """What an entry point keeps in the scratchpad and the activation buffer.
+
+    ``tokens`` tokens; attention takes ``rows`` rows at a time and keeps scores, probabilities and V scales of so many
+    units (``kept``).
+    """
+
+    def __init__(self, config, shape, slots, weights, kv, *, tokens, rows, decode, kept):
+        self.config, self.shape, self.slots, self.weights, self.kv = config, shape, slots, weights, kv
+        self.tokens, self.rows, self.decode, self.kept = tokens, rows, decode, kept
+
+    def _groups(self, words):
+        return -(-words // self.config.group_words)
+
+    def scratch(self):
+        """Items in scratchpad groups."""
+        groups, shape, tokens, rows = self._groups, self.shape, self.tokens, self.rows
+        scores, probabilities, scales = self.kept
+        hidden, head = groups(shape.hidden), groups(shape.head_dim)
+        kv_rows = tokens * shape.kv_heads
+        norm_rows = max(tokens, shape.heads) if self.decode and shape.qk_norm else tokens
+        items = [
+            Item("x", tokens * hidden, INPUT, FFN),
+            *(Item(name, groups(shape.vector_sizes[name]), *phases) for name, phases in vector_phases(shape).items()),
+            Item("sum", norm_rows, INPUT, FFN),
+            Item("inverse", norm_rows, INPUT, FFN),
+            Item("k", kv_rows * head, INPUT, INPUT),
+            Item("v", kv_rows * head, INPUT, INPUT),
+            Item("q", tokens * shape.heads * head, INPUT, OUTPUT),
+            Item("scores", scores * rows * groups(self.slots), ATTENTION, ATTENTION),
+            Item("maximum", rows, ATTENTION, ATTENTION),
+            Item("total", rows, ATTENTION, ATTENTION),
+            Item("weight", (_ahead(scores, probabilities) + 1) * rows, ATTENTION, ATTENTION),
+            Item("y", tokens * hidden, OUTPUT, FFN),
+            Item("up", (4 if shape.mlp == "glu" else 2) * tokens * groups(min(FFN_CHUNK, shape.ffn)), FFN, FFN),
+        ]
+        if shape.norm == "layer_norm":
+            items.append(Item("mean", norm_rows, INPUT, FFN))
+            if shape.topology != "post_norm":
+                items.append(Item("centred", tokens * hidden, INPUT, OUTPUT))
+        if shape.sub_norm:
+            items.append(Item("active", tokens * groups(shape.ffn), FFN, FFN))
+        if shape.rotary_dim:
+            turned = max(tokens, rows, shape.kv_heads if self.decode else 1)
+            items += [Item("rope", tokens * 2 * groups(shape.rotary_dim), INPUT, ATTENTION),
+                      Item("crossed", turned * groups(shape.rotary_dim), INPUT, ATTENTION)]
+        if self.kv.scaled:
+            packed = -(-shape.head_dim // self.config.bus_bytes)
+            items += [Item("k_bytes", kv_rows * packed, INPUT, INPUT),
+                      Item("k_scales", kv_rows * groups(-(-shape.head_dim // BLOCK)), INPUT, INPUT),
+                      Item("v_bytes", kv_rows * packed, INPUT, INPUT),
+                      Item("v_scale", kv_rows, INPUT, INPUT),
+                      Item("scales", scales * groups(self.slots), ATTENTION, ATTENTION)]
+        return items
+
+    def activation(self):
+        """Items in reduction indices."""
+        shape, weights, kv = self.shape, self.weights.groups(self.tokens), self.kv.groups(self.rows)
+
+        def span(k):
+            return ceil_to(k, BLOCK)
+
+        h_last = FFN if shape.topology == "parallel_shared" else INPUT
+        items = [
+            Item("h", weights * span(shape.hidden), INPUT, h_last),
+            Item("q", 2 * kv * span(shape.head_dim), INPUT, ATTENTION),
+            Item("probabilities", self.kept[1] * kv * span(self.slots), ATTENTION, ATTENTION),
+            Item("o", weights * span(shape.heads * shape.head_dim), ATTENTION, OUTPUT),
+            Item("gated", weights * span(shape.ffn), FFN, FFN),
+        ]
+        if shape.topology != "parallel_shared":
+            h_first = INPUT if shape.topology == "parallel" else OUTPUT
+            items.append(Item("h_ffn", weights * span(shape.hidden), h_first, FFN))
+        return items
 
 
-def _attempt(config, shape, context, tokens, decode):
+def _attempt(config, shape, slots, weights, kv, tokens, decode):
     """The roomiest LayerPlan that fits, or what the tightest one lacks: (limit, needed, has)."""
     units, rows = (shape.kv_heads, shape.heads // shape.kv_heads) if decode else (shape.heads, tokens)
     scores, scales = min(2, units), min(2, shape.kv_heads)
     probabilities = sorted({units, min(3, units), min(2, units), 1}, reverse=True)
     options = [(s, p, v) for s, v in dict.fromkeys([(scores, scales), (1, scales), (1, 1)]) for p in probabilities]
     excess = None
-    for slots in options:  # the last one is the tightest
-        scratch, needed = pack(_scratch_items(config, shape, context, tokens, rows, slots), config.scratchpad_groups)
-        activation, depth = pack(_activation_items(config, shape, context, rows, slots), config.activation_depth)
+    for kept in options:  # the last one is the tightest
+        sizes = _Sizes(config, shape, slots, weights, kv, tokens=tokens, rows=rows, decode=decode, kept=kept)
+        scratch, needed = pack(sizes.scratch(), config.scratchpad_groups)
+        activation, depth = pack(sizes.activation(), config.activation_depth)
         if needed > config.scratchpad_groups:
             excess = ("scratchpad_bytes", needed * config.bus_bytes, config.scratchpad_bytes)
         elif depth > config.activation_depth:
             excess = ("activation_depth", depth, config.activation_depth)
         else:
-            return LayerPlan(tokens=tokens, scratch=scratch, activation=activation, score_slots=slots[0],
-                             probability_slots=slots[1], scale_slots=slots[2])
+            return LayerPlan(tokens=tokens, weights=weights, kv=kv, scratch=scratch, activation=activation,
+                             score_slots=kept[0], probability_slots=kept[1], scale_slots=kept[2])
     return excess
 
 
-def check_layer(config, shape, context):
-    """Yield what keeps a layer from running on ``config``, apart from its buffers."""
-    for name in ("exp", "silu", "rsqrt", "recip"):
-        if name not in config.functions:
-            yield f"functions = {list(config.functions)}: the layer needs {name!r}; add it"
-    for what, value, limit in (("hidden", shape.hidden, "max_hidden"), ("head_dim", shape.head_dim, "max_head_dim"),
-                               ("context", context, "max_context"), ("head_dim", shape.head_dim, "prefetch_beats")):
-        if value > getattr(config, limit):
-            yield f"{what} = {value}: is {value - getattr(config, limit)} more than {limit} = {getattr(config, limit)}"
-    if shape.head_dim % config.group_words:
-        yield (f"head_dim = {shape.head_dim}: must be a multiple of the {config.group_words} words of a scratchpad "
-               f"group; take a narrower bus_width")
+def _token_counts(config, shape, slots, weights, kv, decode):
+    """Tokens that a run of the entry point may have at most, best first.
+
+    More tokens than the array has rows replay weight tiles, which the prefetch buffer must hold whole.
+    """
+    if decode:
+        return [1]
+    most = config.rows if shape.causal else slots
+    longest = max(shape.hidden, shape.heads * shape.head_dim, shape.ffn)
+    if longest > config.prefetch_beats:
+        most = min(most, weights.rows)
+    if max(slots, shape.head_dim) > config.prefetch_beats:
+        most = min(most, kv.rows)
+    if shape.causal:
+        return range(most, 0, -1)
+    return [slots] if most == slots else []
 
 
-def plan_layer(config, shape, context, *, decode):
-    """LayerPlan of an entry point: ``decode`` takes one token, prefill as many as fit, config.rows at most.
+def _find(config, shape, context, formats, decode):
+    """A LayerPlan, or the line that says why there is none."""
+    problem = next(layer_lacks(config, shape, context, formats=formats), None)
+    if problem is not None:
+        return problem.line
+    weights, kv = (MatrixFormat(config, name) for name in formats)
+    slots, result = slots_of(config, shape, context, kv), None
+    for tokens in _token_counts(config, shape, slots, weights, kv, decode):
+        result = _attempt(config, shape, slots, weights, kv, tokens, decode)
+        if isinstance(result, LayerPlan):
+            return result
+    if result is None:
+        longest = max(shape.hidden, shape.heads * shape.head_dim, shape.ffn, slots)
+        result = ("prefetch_beats", longest, config.prefetch_beats)
+    limit, needed, has = result
+    return (f"{'decode' if decode else 'prefill'} with a context of {context} needs {limit} = {needed}, "
+            f"{needed - has} more than {has}; reduce the context or change {limit}")
+
+
+def plan_layer(config, shape, context, *, formats, decode):
+    """LayerPlan of an entry point: ``decode`` takes one token, prefill as many as fit, config.rows at most; attention
+    that is not causal takes the whole sequence. ``formats`` are those of weights and KV cache.
 
     Raises UserError that names the limit, by how much it is exceeded, and the smallest preset that holds the layer.
     """
-    problem = next(check_layer(config, shape, context), None)
-    if problem is None:
-        for tokens in [1] if decode else range(config.rows, 0, -1):
-            result = _attempt(config, shape, context, tokens, decode)
-            if isinstance(result, LayerPlan):
-                return result
-        limit, needed, has = result
-        problem = (f"{'decode' if decode else 'prefill'} with a context of {context} needs {limit} = {needed}, "
-                   f"{needed - has} more than {has}; reduce the context or change {limit}")
-    raise UserError(f"{config.name}: {problem}; {_advice(partial(_holds, shape=shape, context=context))}")
+    result = _find(config, shape, context, formats, decode)
+    if isinstance(result, LayerPlan):
+        return result
+    holds = partial(_holds, shape=shape, context=context, formats=formats)
+    raise UserError(f"{config.name}: {result}; {_advice(holds)}")
 
 
-def _holds(config, *, shape, context):
-    return (next(check_layer(config, shape, context), None) is None
-            and all(isinstance(_attempt(config, shape, context, 1, decode), LayerPlan) for decode in (True, False)))
+def _holds(config, *, shape, context, formats):
+    return all(isinstance(_find(config, shape, context, formats, decode), LayerPlan)
+               for decode in ((True, False) if shape.causal else (False,)))
 
 
 def _advice(holds):

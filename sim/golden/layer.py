@@ -62,8 +62,6 @@ def _add(x, y):
 def rotate(x, cos, sin):
     """RoPE on the first dimensions of x [tokens, heads, head_dim] float32, as many as cos and sin [tokens, .] have;
     pairs are interleaved."""
-    if not cos.shape[1]:
-        return x
     tokens, heads, _ = x.shape
     rows = x[..., :cos.shape[1]].reshape(tokens * heads, -1)
     cos, sin = np.repeat(cos, heads, axis=0), np.repeat(sin, heads, axis=0)
@@ -121,13 +119,15 @@ def attention(q, cache, position, shape, tables):
 
 def self_attention(h, cache, position, shape, weights, tables):
     """A(h) without o_proj's bias; keys and values of h [tokens, hidden] go into ``cache``."""
-    cos, sin = rope_tables(rotary_dim=shape.rotary_dim, theta=shape.rope_theta, first=position, count=len(h),
-                           scaling=shape.rope_scaling)
     k = _project(h, "k", shape, weights, tables, norm="k_norm")
     v = _add(linear(h, weights["v_proj"]), weights.get("v_bias")).reshape(k.shape)
     q = _project(h, "q", shape, weights, tables, norm="q_norm")
-    cache.append(rotate(k, cos, sin), v, position)
-    o = attention(rotate(q, cos, sin), cache, position, shape, tables)
+    if shape.rotary_dim:
+        cos, sin = rope_tables(rotary_dim=shape.rotary_dim, theta=shape.rope_theta, first=position, count=len(h),
+                               scaling=shape.rope_scaling)
+        k, q = rotate(k, cos, sin), rotate(q, cos, sin)
+    cache.append(k, v, position)
+    o = attention(q, cache, position, shape, tables)
     if shape.sub_norm:
         o = normalise(o, "attn_sub_norm", shape, weights, tables)
     return linear(o, weights["o_proj"])

@@ -1,0 +1,42 @@
+"""The ends of a layer's two halves: projection back to the residual, and the norms around it."""
+
+from tilewright.hw.commands import Opcode, Operand
+
+from .builder import IO
+
+__all__ = ["project_to_residual", "store_output"]
+
+
+def project_to_residual(b, k, activation, pieces, *, bias, post_norm, then=lambda first, count: None):
+    """x = x + bias + projection, piece by piece, the vector unit one piece behind the array; with ``post_norm`` (the
+    norm's name) x = x + norm(projection + bias) instead.
+
+    ``then`` is called behind each piece's addition.
+    """
+    x, y, width = b.plan.scratch["x"], b.plan.scratch["y"], b.config.group_words
+    if not post_norm:
+        b.add_bias(bias, "x", b.shape.hidden, b.hidden)
+
+    def add(first, count):
+        place = first // width
+        b.in_place(count, b.tokens, x + place, b.hidden, c_kind=Operand.STREAM, c=y + place, c_stride=b.hidden)
+        then(first, count)
+
+    for i, (first, count) in enumerate(pieces):
+        b.project(k, count, activation=activation, dest=y + first // width, dest_stride=b.hidden)
+        b.streams.pump()
+        if i and not post_norm:
+            add(*pieces[i - 1])
+    if not post_norm:
+        add(*pieces[-1])
+        return
+    b.add_bias(bias, "y", b.shape.hidden, b.hidden)
+    b.norm(post_norm, "y", b.shape.hidden)
+    add(0, b.shape.hidden)
+
+
+def store_output(b, first, count):
+    """STORE these elements of the tokens' rows of x."""
+    b.program.emit(Opcode.STORE, region=IO, offset=b.place.output + 4 * first, rows=b.tokens, planes=1, count=4 * count,
+                   row_stride=b.place.row_bytes, scratch=b.plan.scratch["x"] * b.config.bus_bytes + 4 * first,
+                   scratch_row_stride=b.place.row_bytes)
