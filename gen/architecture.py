@@ -3,21 +3,14 @@
 from dataclasses import dataclass, fields, replace
 
 from tilewright.gen.errors import UserError
+from tilewright.sim.golden.rope import PAIRINGS
+from tilewright.sim.golden.shape import ACTIVATIONS, BIASES, MLPS, NORMS, TOPOLOGIES, LayerShape
 
-__all__ = ["Architecture", "LayerDescription", "RopeScaling", "CHOICES", "BIASES"]
+__all__ = ["Architecture", "RopeScaling", "CHOICES", "layer_tensors"]
 
-CHOICES = {
-    "norm": ("rms_norm", "layer_norm"),
-    "topology": ("sequential", "parallel_shared", "parallel", "sandwich", "post_norm"),
-    "mlp": ("glu", "plain"),
-    "activation": ("silu", "gelu_erf", "gelu_tanh", "quick_gelu"),
-    "positions": ("rope", "learned", "sinusoidal"),
-    "rope_pairing": ("interleaved", "half_split"),
-}
+CHOICES = {"norm": NORMS, "topology": TOPOLOGIES, "mlp": MLPS, "activation": ACTIVATIONS, "rope_pairing": PAIRINGS,
+           "positions": ("rope", "learned", "sinusoidal")}
 """What each field that is a word may be."""
-
-BIASES = ("q", "k", "v", "o", "ffn")
-"""Linear layers that may have a bias, in the order in which ``biases`` names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,57 +29,6 @@ class RopeScaling:
         if not self.low_freq_factor < self.high_freq_factor:
             raise UserError(f"rope_scaling.low_freq_factor = {self.low_freq_factor}: must be less than "
                             f"high_freq_factor = {self.high_freq_factor}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerDescription:
-    """One layer; the fields mean what they mean in ``Architecture``, with this layer's theta and window."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    norm: str
-    norm_eps: float
-    topology: str
-    sub_norm: bool
-    qk_norm: bool
-    mlp: str
-    activation: str
-    biases: tuple[str, ...]
-    rotary_dim: int
-    rope_theta: float
-    rope_pairing: str
-    rope_scaling: RopeScaling | None
-    causal: bool
-    window: int
-
-    @property
-    def vector_shapes(self):
-        """Shape of each vector by name: gains and biases of norms, then biases of linear layers."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        norms = {"attn_norm": self.hidden}
-        if self.topology != "parallel_shared":
-            norms["ffn_norm"] = self.hidden
-        if self.topology == "sandwich":
-            norms |= {"post_attn_norm": self.hidden, "post_ffn_norm": self.hidden}
-        if self.sub_norm:
-            norms |= {"attn_sub_norm": q, "ffn_sub_norm": self.ffn}
-        shapes = _with_biases(norms, self.norm)
-        if self.qk_norm:
-            shapes |= {"q_norm": (self.head_dim,), "k_norm": (self.head_dim,)}
-        sizes = {"q": {"q_bias": q}, "k": {"k_bias": kv}, "v": {"v_bias": kv}, "o": {"o_bias": self.hidden},
-                 "ffn": {"up_bias": self.ffn, "down_bias": self.hidden}}
-        return shapes | {name: (n,) for bias in self.biases for name, n in sizes[bias].items()}
-
-    @property
-    def matrix_shapes(self):
-        """(outputs, inputs) of each matrix by name."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        shapes = {"q_proj": (q, self.hidden), "k_proj": (kv, self.hidden), "v_proj": (kv, self.hidden),
-                  "o_proj": (self.hidden, q), "up_proj": (self.ffn, self.hidden), "down_proj": (self.hidden, self.ffn)}
-        return shapes | ({"gate_proj": (self.ffn, self.hidden)} if self.mlp == "glu" else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,26 +106,24 @@ class Architecture:
             raise UserError(problem)
 
     def layer(self, index):
-        """``LayerDescription`` of layer ``index``; UserError if there is none."""
+        """Shape of layer ``index``, with its own theta and window; UserError if there is none."""
         if not 0 <= index < self.layers:
             raise UserError(f"there is no layer {index}; layers are 0 to {self.layers - 1}")
-        values = {f.name: getattr(self, f.name) for f in fields(LayerDescription)}
+        values = {f.name: getattr(self, f.name) for f in fields(LayerShape)}
         if self.global_every and (index + 1) % self.global_every == 0:
             values["window"] = 0
         elif self.window and self.rope_theta_local is not None:
             values["rope_theta"] = self.rope_theta_local
-        return LayerDescription(**values)
+        return LayerShape(**values)
 
     def tensors(self):
         """Shape of every tensor of the model by name, a layer's as 'layers.I.NAME'."""
         shapes = {"embedding": (self.vocab, self.hidden)}
         if self.positions == "learned":
-            shapes["position"] = (self.position_offset + self.max_context, self.hidden)
+            shapes["positions"] = (self.position_offset + self.max_context, self.hidden)
         shapes |= _with_biases({"embed_norm": self.hidden} if self.embed_norm else {}, self.norm)
         for index in range(self.layers):
-            layer = self.layer(index)
-            shapes |= {f"layers.{index}.{name}": shape
-                       for name, shape in (layer.vector_shapes | layer.matrix_shapes).items()}
+            shapes |= {f"layers.{index}.{name}": shape for name, shape in layer_tensors(self.layer(index)).items()}
         shapes |= _with_biases({"final_norm": self.hidden} if self.final_norm else {}, self.norm)
         if self.lm_head and not self.tied_embeddings:
             shapes["lm_head"] = (self.vocab, self.hidden)
@@ -243,6 +183,11 @@ def _check_number(name, value, kind, zero=False):
         raise UserError(f"{name} = {value!r}: must be of type {kind.__name__}")
     if not (0 < value < float("inf") or zero and value == 0):
         raise UserError(f"{name} = {value}: must be {'zero or ' if zero else ''}positive")
+
+
+def layer_tensors(layer):
+    """Shape of every tensor of a ``LayerShape`` by name."""
+    return {name: (n,) for name, n in layer.vector_sizes.items()} | layer.matrix_shapes
 
 
 def _with_biases(norms, kind):

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from tilewright.gen.architecture import layer_tensors
 from tilewright.gen.errors import UserError
 from tilewright.gen.model import architecture_from_gguf, check_agreement
 from tilewright.gen.weights import check_finite, to_fp16, to_q8_0
@@ -117,15 +118,14 @@ class GgufModel:
         if not a.tied_embeddings:
             shapes["output.weight"] = (a.vocab, a.hidden)
         for index in range(a.layers):
-            layer = a.layer(index)
-            sizes = layer.vector_shapes | layer.matrix_shapes
+            sizes = layer_tensors(a.layer(index))
             shapes |= {stored: sizes[name] for name, stored in self._layer_tensors(index).items()}
         return shapes
 
     def _layer_tensors(self, index):
         """What the file calls the tensors of layer ``index``, by name."""
         layer = self._checked(self.architecture.layer, index)
-        return {name: f"blk.{index}.{LAYER_TENSORS[name]}.weight" for name in layer.vector_shapes | layer.matrix_shapes}
+        return {name: f"blk.{index}.{LAYER_TENSORS[name]}.weight" for name in layer_tensors(layer)}
 
     def _layer_with(self, index, matrix):
         return {name: (self.tensor if name.endswith("norm") else matrix)(stored)

@@ -1,14 +1,14 @@
 """What a configuration must have for a layer or a model to run on it: the one place that knows.
 
-Sizes that single vectors need are checked here. What the values of a whole program need together, in scratchpad and
-activation buffer, is for the planner to find.
+What the values of a whole program need in scratchpad and activation buffer depends on context and tokens at a time, and
+is for the planner to find; only the least that any plan needs is known here.
 """
 
 from typing import NamedTuple
 
 from tilewright.hw.config import BLOCK
 
-__all__ = ["Lack", "functions_of", "layer_lacks", "lacks"]
+__all__ = ["Lack", "functions_of", "layer_lacks", "lacks", "least_activation_depth", "power_of_two"]
 
 
 class Lack(NamedTuple):
@@ -31,11 +31,25 @@ def functions_of(layer):
     return {"exp": "softmax", "recip": "softmax", "rsqrt": "norm", layer.activation: "activation"}
 
 
+def power_of_two(value):
+    """The smallest power of two that is ``value`` or more: what most fields of a configuration must be."""
+    return 1 << (value - 1).bit_length()
+
+
+def least_activation_depth(layer):
+    """Reduction indices that any plan of the layer needs: the input of the MLP and the activated vector lie in the
+    activation buffer together, and so do the concatenated heads and one head's query."""
+    def span(k):
+        return -(-k // BLOCK) * BLOCK
+
+    return max(span(layer.hidden) + span(layer.ffn), span(layer.heads * layer.head_dim) + span(layer.head_dim))
+
+
 def layer_lacks(config, layer, context, *, formats=("int8",)):
-    """Yield a ``Lack`` for each thing that keeps a layer from running with ``context`` positions.
+    """Yield a ``Lack`` for each thing that keeps a layer from running with ``context`` positions, buffers apart.
 
     config : AcceleratorConfig
-    layer : any object with the attributes of a layer's description (``gen.architecture.LayerDescription``)
+    layer : LayerShape, or any object with its attributes
     formats : formats of weights and KV cache
     """
     for name in dict.fromkeys(formats):
@@ -48,12 +62,10 @@ def layer_lacks(config, layer, context, *, formats=("int8",)):
     for what, value, limit in (
         ("hidden", layer.hidden, "max_hidden"), ("head_dim", layer.head_dim, "max_head_dim"),
         ("context", context, "max_context"), ("head_dim", layer.head_dim, "prefetch_beats"),
-        ("heads * head_dim", layer.heads * layer.head_dim, "activation_depth"),
-        ("ffn", layer.ffn, "activation_depth"),
     ):
         most = getattr(config, limit)
         if value > most:
-            needed = -(-value // BLOCK) * BLOCK if limit == "activation_depth" else value
+            needed = value if limit in ("max_hidden", "max_context") else power_of_two(value)
             yield Lack(limit, needed, f"{what} = {value}: is {value - most} more than {limit} = {most}")
     if layer.head_dim % config.group_words:
         yield Lack("bus_width", None, f"head_dim = {layer.head_dim}: must be a multiple of the {config.group_words} "
@@ -70,6 +82,10 @@ def lacks(config, architecture):
     layers = dict.fromkeys(architecture.layer(index) for index in range(architecture.layers))
     found = list(dict.fromkeys(lack for layer in layers
                                for lack in layer_lacks(config, layer, context, formats=config.formats[:1])))
+    depth = max(least_activation_depth(layer) for layer in layers)
+    if depth > config.activation_depth:
+        found.append(Lack("activation_depth", power_of_two(depth),
+                          f"activation_depth = {config.activation_depth}: the layer's vectors need {depth} at least"))
     for name, title in (("int8", "INT8"), ("fp16", "FP16")):
         if name not in config.formats:
             found.append(Lack("formats", name, f"formats = {list(config.formats)}: weights and KV cache in {title} "

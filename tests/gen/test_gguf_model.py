@@ -136,7 +136,7 @@ def test_untied_output(tmp_path, tensors):
     ({"expert_count": 8}, "metadata llama.expert_count = 8 is not supported"),
     ({"embedding_length": 192, "rope.dimension_count": 32},
      "tensor token_embd.weight has shape (50, 96) instead of (50, 192)"),
-    ({"feed_forward_length": 100}, "tensor blk.0.ffn_up.weight has shape (172, 96) instead of (100, 96)"),
+    ({"feed_forward_length": 100}, "tensor blk.0.ffn_gate.weight has shape (172, 96) instead of (100, 96)"),
     ({"block_count": 3}, "tensor blk.2.attn_norm.weight is missing"),
     ({"block_count": 1 << 31}, "20 tensors cannot be 2147483648 layers; the file is corrupt"),
     ({"block_count": 1}, "tensor blk.1.attn_norm.weight is no part"),
