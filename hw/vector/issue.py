@@ -13,8 +13,9 @@ PACKED_GAP = 3
 
 
 def slot_layout(lanes):
-    """What travels beside a slot of ``lanes`` elements: ``row_end`` the row's last slot, ``keep`` elements below both
-    n and valid (the others become zero). Raises ValueError for a number of lanes that the vector unit cannot have."""
+    """What travels beside a slot of ``lanes`` elements: ``row_end`` the row's last slot, ``keep`` elements below n that
+    the command's mask keeps (the others become zero). Raises ValueError for a number of lanes that the vector unit
+    cannot have."""
     if lanes not in (1, 2, 4, 8):
         raise ValueError(f"lanes = {lanes}: must be a power of two from 1 to 8")
     return data.StructLayout({"valid": 1, "row_end": 1, "keep": lanes})
@@ -52,41 +53,75 @@ class SlotIssue(wiring.Component):
         command, slot = self.command, self.slot
         phases = self._words // self._lanes
         groups, phase = Signal(16), Signal(range(phases))
-        rows, row_valid = Signal(16), Signal(16)
-        left, valid_left = Signal(16), Signal(signed(17))  # elements of this row up to n, up to valid
+        rows, left = Signal(16), Signal(16)  # left: elements of this row up to n
         wait = Signal(range(self._longest_wait() + 1))
 
         group_end = Signal()
         m.d.comb += [
             slot.valid.eq(self.busy & (groups != 0) & (wait == 0)),
-            slot.row_end.eq(left <= self._lanes),
-            slot.keep.eq(Cat((left > lane) & (valid_left > lane) for lane in range(self._lanes))),
+            slot.row_end.eq(~self._more_than(left, self._lanes)),
             group_end.eq(slot.valid & (slot.row_end | (phase == phases - 1))),
         ]
         m.d.sync += groups.eq(groups + self.arrived - group_end)
 
-        next_valid = Signal(16)
-        m.d.comb += next_valid.eq(row_valid + command.valid_step)
+        m.d.comb += slot.keep.eq(self._mask(m) & Cat(self._more_than(left, lane) for lane in range(self._lanes)))
         with m.If(wait != 0):
             m.d.sync += wait.eq(wait - 1)
         with m.If(slot.valid):
             m.d.sync += [
                 phase.eq(Mux(group_end, 0, phase + 1)),
                 left.eq(left - self._lanes),
-                valid_left.eq(valid_left - self._lanes),
                 wait.eq(Mux(command.reduce == Reduce.SUM, self._reducer.interval - 1, 0)),
             ]
             with m.If(slot.row_end):
                 m.d.sync += [
-                    left.eq(command.n), valid_left.eq(next_valid), row_valid.eq(next_valid),
-                    rows.eq(rows - 1), self.busy.eq(rows != 1), wait.eq(self._row_wait()),
+                    left.eq(command.n), rows.eq(rows - 1), self.busy.eq(rows != 1), wait.eq(self._row_wait()),
                 ]
         with m.If(self.start):
-            m.d.sync += [
-                self.busy.eq(1), rows.eq(command.rows), left.eq(command.n),
-                row_valid.eq(command.valid), valid_left.eq(command.valid),
-            ]
+            m.d.sync += [self.busy.eq(1), rows.eq(command.rows), left.eq(command.n)]
         return m
+
+    def _mask(self, m):
+        """Elements of the slot that lie between first and valid, or outside of them where a window goes over its end.
+
+        Counters of this row, and ahead of them the next row's limits, so that rows of one slot may follow each other.
+        """
+        command, slot, lanes = self.command, self.slot, range(self._lanes)
+        bounded, primed, step = Signal(), Signal(), Signal()
+        valid, first = Signal(16, reset_less=True), Signal(16, reset_less=True)
+        valid_left = Signal(signed(17), reset_less=True)
+        first_left, over_end = Signal(signed(16), reset_less=True), Signal(reset_less=True)
+        stepped = Signal(16)
+        m.d.comb += [
+            bounded.eq((command.first != 0) | (command.ring != 0)),
+            stepped.eq(first + Mux(bounded, command.valid_step, 0)),
+            step.eq(primed | (slot.valid & slot.row_end)),
+        ]
+        m.d.sync += primed.eq(self.start)
+        with m.If(slot.valid):
+            m.d.sync += valid_left.eq(valid_left - self._lanes)
+            with m.If(~first_left[-1]):
+                m.d.sync += first_left.eq(first_left - self._lanes)
+        with m.If(step):
+            m.d.sync += [
+                valid_left.eq(valid), first_left.eq(first), over_end.eq(~first[-1] & ~(first < valid)),
+                valid.eq(valid + command.valid_step), first.eq(stepped),
+            ]
+            with m.If((command.ring != 0) & (valid == command.ring)):
+                m.d.sync += valid.eq(Mux(command.valid_step[0], 1, valid))
+            with m.If(stepped == command.ring):  # without a ring this changes nothing
+                m.d.sync += first.eq(0)
+        with m.If(self.start):
+            m.d.sync += [valid.eq(command.valid), first.eq(Mux(bounded, command.first, ~0))]
+        early = Cat(~valid_left[-1] & self._more_than(valid_left[:-1], lane) for lane in lanes)
+        late = Cat(first_left[-1] | ~self._more_than(first_left[:-1], lane) for lane in lanes)
+        return Mux(over_end, early | late, early & late)
+
+    @staticmethod
+    def _more_than(count, limit):
+        """``count > limit`` without a carry chain; count is unsigned."""
+        low = limit.bit_length()
+        return count[low:].any() | (count[:low] > limit)
 
     def _longest_wait(self):
         return max(self._reducer.tail_sum_short, self._reducer.tail_max, PACKED_GAP + 1)

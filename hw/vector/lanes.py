@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..fp.add import FP32Add
+from ..fp.convert import Fp32ToFp16
 from ..fp.multiply import FP32Multiply
 from .function import TableFunction
 
@@ -15,12 +16,14 @@ class Lane(wiring.Component):
     """t3 = F(a * b + c), t4 = t3 * d, each operation rounded as docs/numerics.md says.
 
     Operands are taken where they are used: c ``c_delay`` cycles after a and b, d ``d_delay`` cycles after them. t3 is
-    there together with d, t4 ``delay`` cycles after a and b. Throughput: one element a cycle. Flow control: none.
+    there together with d, t4 ``delay`` cycles after a and b, and as FP16 ``half_delay`` cycles after them.
+    Throughput: one element a cycle. Flow control: none.
 
     Parameters
     ----------
     tables : tuple of FunctionTable
     multiply_dsps : int    multiplier primitives of each of the two FP32 multipliers
+    fp16 : bool            t4 is there as FP16 too
 
     Members
     -------
@@ -28,16 +31,18 @@ class Lane(wiring.Component):
     c_negate : In(1)             c with its sign changed; likewise
     a, b, c, d : In(32)          FP32
     t3, t4 : Out(32)             FP32
+    half : Out(16)               t4 as FP16; with ``fp16``
     """
 
-    def __init__(self, *, tables, multiply_dsps):
+    def __init__(self, *, tables, multiply_dsps, fp16=False):
         self._multiply = FP32Multiply(dsps=multiply_dsps)
         self._add = FP32Add()
         self._function = TableFunction(tables=tables)
         self._scale = FP32Multiply(dsps=multiply_dsps)
+        self._half = Fp32ToFp16() if fp16 else None
         super().__init__({
             "function": In(4), "c_negate": In(1), "a": In(32), "b": In(32), "c": In(32), "d": In(32),
-            "t3": Out(32), "t4": Out(32),
+            "t3": Out(32), "t4": Out(32), **({"half": Out(16)} if fp16 else {}),
         })
 
     @property
@@ -51,6 +56,10 @@ class Lane(wiring.Component):
     @property
     def delay(self):
         return self.d_delay + self._scale.delay
+
+    @property
+    def half_delay(self):
+        return self.delay + Fp32ToFp16.delay
 
     def elaborate(self, platform):
         m = Module()
@@ -70,4 +79,7 @@ class Lane(wiring.Component):
             scale.b.eq(self.d),
             self.t4.eq(scale.o),
         ]
+        if self._half:
+            m.submodules.half = half = self._half
+            m.d.comb += [half.i.eq(scale.o), self.half.eq(half.o)]
         return m

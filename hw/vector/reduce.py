@@ -1,6 +1,6 @@
-"""Sum and maximum of a row."""
+"""Sum, maximum and the place of the maximum of a row."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -27,7 +27,7 @@ class Reducer(wiring.Component):
 
     SUM: lane l keeps the partial sums p with p mod lanes = l in two LUT RAM banks, lower and upper half, so that the
     halving tree reads both operands at once; its last levels cross the lanes. One adder a lane does both.
-    MAX: a pipelined tree over the lanes, then a running maximum.
+    MAX, ARGMAX: a pipelined tree over the lanes, then a running maximum; what was the greatest so far keeps its number.
 
     Throughput: a slot a cycle, for SUM every ``interval`` cycles; after the last slot of a row the first of the next
     may come ``tail_sum`` (``tail_sum_short`` where n < 32) or ``tail_max`` cycles later at the earliest. Flow control:
@@ -40,7 +40,9 @@ class Reducer(wiring.Component):
     Members
     -------
     reduce : In(2)             Reduce, constant while rows are in work; NONE ignores the slots
-    slot : In(slot_layout)     elements without ``keep`` count as +0, for MAX not at all
+    index : In(32)             ARGMAX: number of a row's first element; likewise
+    carry : In(1)              ARGMAX: go on from the reduction before, which was an ARGMAX; likewise
+    slot : In(slot_layout)     elements without ``keep`` count as +0, for the maximum not at all
     i : In(32 * lanes)         the slot's elements
     result_valid, result_ready, result    the reduced row
     busy : Out(1)              work after a row's last slot
@@ -54,7 +56,7 @@ class Reducer(wiring.Component):
         self._loop = self._adders[0].delay + 2
         self._slots = PARTIALS // lanes
         super().__init__({
-            "reduce": In(Reduce), "slot": In(slot), "i": In(32 * lanes),
+            "reduce": In(Reduce), "index": In(32), "carry": In(1), "slot": In(slot), "i": In(32 * lanes),
             "result_valid": Out(1), "result_ready": In(1), "result": Out(32), "busy": Out(1),
         })
 
@@ -95,8 +97,8 @@ class Reducer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         sum_valid, sum_result, sum_busy = self._sum(m)
-        max_valid, max_result, max_busy = self._max(m)
         result = Signal(32, reset_less=True)
+        max_valid, max_result, max_busy = self._max(m, result)
         m.d.comb += [
             self.result.eq(result),
             self.busy.eq(sum_busy | max_busy | self.result_valid),
@@ -203,34 +205,53 @@ class Reducer(wiring.Component):
                 m.d.sync += a.eq(0)
             m.d.comb += [adder.a.eq(a), adder.b.eq(b)]
 
-    def _max(self, m):
-        flags = data.StructLayout({"valid": 1, "row_end": 1})
-        keys = []
+    def _max(self, m, number):
+        """Greatest element of a row, or its number; ``number`` is the result before, which ``carry`` goes on from."""
+        flags = data.StructLayout({"valid": 1, "row_end": 1, "first": 1})
+        searching, fresh = Signal(), Signal(init=1)
+        m.d.comb += searching.eq(self.slot.valid & ((self.reduce == Reduce.MAX) | (self.reduce == Reduce.ARGMAX)))
+        with m.If(searching):
+            m.d.sync += fresh.eq(self.slot.row_end)
+        entries = []  # (key, number of its lane)
         for lane in range(self._lanes):
             key = Signal(32, reset_less=True, name=f"key{lane}")
             m.d.sync += key.eq(_key(self.i.word_select(lane, 32)))
             with m.If(~self.slot.keep[lane]):
                 m.d.sync += key.eq(NEGATIVE_INFINITY_KEY)
-            keys.append(key)
-        now = Signal(flags)
-        m.d.sync += now.eq(Cat(self.slot.valid & (self.reduce == Reduce.MAX), self.slot.row_end))
-        valids = [now.valid]
-        while len(keys) > 1:
-            pairs = []
-            for i, (low, high) in enumerate(zip(keys[::2], keys[1::2], strict=True)):
-                larger = Signal(32, reset_less=True, name=f"larger{len(keys)}_of{i}")
-                m.d.sync += larger.eq(Mux(low > high, low, high))
-                pairs.append(larger)
-            later = Signal(flags, name=f"flags{len(keys)}")
-            m.d.sync += later.eq(now)
-            keys, now = pairs, later
-            valids.append(now.valid)
+            entries.append((key, Const(0, 0)))
+        stages = [Signal(flags, name="flags")]
+        m.d.comb += stages[0].eq(Cat(searching, self.slot.row_end, fresh))
+        while True:
+            stages.append(Signal(flags, name=f"flags{len(entries)}"))
+            m.d.sync += stages[-1].eq(stages[-2])
+            if len(entries) == 1:
+                break
+            entries = [self._greater(m, *pair, name=f"larger{len(entries)}_of{i}")
+                       for i, pair in enumerate(zip(entries[::2], entries[1::2], strict=True))]
 
-        best, done = Signal(32, init=NEGATIVE_INFINITY_KEY), Signal()
+        (key, lane), before, now = entries[0], stages[-2], stages[-1]
+        best, place, done = Signal(32, reset_less=True), Signal(16, reset_less=True), Signal()
+        slots, carried = Signal(16 - len(lane), reset_less=True), Signal(reset_less=True)
         m.d.sync += done.eq(now.valid & now.row_end)
-        with m.If(done):
-            m.d.sync += best.eq(NEGATIVE_INFINITY_KEY)
-        with m.Elif(now.valid & (keys[0] > best)):
-            m.d.sync += best.eq(keys[0])
+        with m.If(now.valid):
+            m.d.sync += slots.eq(slots + 1)
+        # A cycle before a row's first key, behind the last one of the row before.
+        with m.If(before.valid & before.first):
+            m.d.sync += [place.eq(0), slots.eq(0), carried.eq(self.carry)]
+            with m.If(~self.carry):
+                m.d.sync += best.eq(NEGATIVE_INFINITY_KEY)
+        with m.Elif(now.valid & (best < key)):
+            m.d.sync += [best.eq(key), place.eq(Cat(lane, slots)), carried.eq(0)]
         bits = Cat(best[:31] ^ (~best[31]).replicate(31), ~best[31])
-        return done, bits, Cat(valids).any() | done
+        result = Mux(self.reduce == Reduce.ARGMAX, (Mux(carried, number, self.index) + place)[:32], bits)
+        return done, result, Cat(stage.valid for stage in stages[1:]).any() | done
+
+    @staticmethod
+    def _greater(m, low, high, *, name):
+        """The greater of two (key, lane number), of equal ones the lower lane's; a register."""
+        (low_key, low_lane), (high_key, high_lane) = low, high
+        key = Signal(32, reset_less=True, name=name)
+        lane = Signal(len(low_lane) + 1, reset_less=True, name=f"{name}_lane")
+        above = low_key < high_key
+        m.d.sync += [key.eq(Mux(above, high_key, low_key)), lane.eq(Cat(Mux(above, high_lane, low_lane), above))]
+        return key, lane

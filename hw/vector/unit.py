@@ -1,11 +1,11 @@
 """Vector unit: carries out VECTOR commands."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..commands import Dest, Opcode, Operand, Reduce, layout
-from ..config import BLOCK
+from ..commands import Dest, Opcode, Operand, layout
+from ..config import BLOCK, FORMATS
 from ..ports import ActivationWrite, ScratchRead, ScratchWrite, UnitStatus
 from ..registers import ErrorCode
 from .fetch import OperandBuffer, OperandFetch
@@ -37,7 +37,9 @@ class VectorUnit(wiring.Component):
     lanes : int            elements a cycle, a power of two up to 8
     group_words : int      FP32 words of a scratchpad group, a power of two, at least ``lanes``
     tables : tuple of FunctionTable
-    activation_rows : int  rows of the activation buffer
+    formats : tuple        of config.FORMATS: int8 has a quantiser, fp16 conversions
+    activation_rows : int  INT8 rows of the activation buffer
+    fp16_rows : int        its FP16 rows, 0 without format fp16
     max_row : int          longest row with one A8 scale, a multiple of 32
     multiply_dsps : int    multiplier primitives of a FP32 multiplier, 1 to 4
 
@@ -52,32 +54,39 @@ class VectorUnit(wiring.Component):
 
     Errors
     ------
-    BAD_FIELD: n or rows zero, no such function or reduction, swap where a group has one word, a row of more than
-    ``max_row`` elements with one scale, an activation target that is not a multiple of 32.
+    BAD_FIELD: n or rows zero, no such function, swap where a group has one word, a row of more than ``max_row``
+    elements with one scale, an activation target that is not a multiple of 32, a destination in a format that the
+    build has not, PACKED in FP16, a ring with steps other than 0 and 1 or with less elements than ``valid``.
     ACTIVATION_RANGE, SCRATCHPAD_RANGE: rows beyond the activation buffer's, or a fault at a port.
     """
 
-    def __init__(self, *, lanes, group_words, tables, activation_rows, max_row, multiply_dsps=4):
+    def __init__(self, *, lanes, group_words, tables, activation_rows, max_row, formats=("int8",), fp16_rows=0,
+                 multiply_dsps=4):
         for name, value, low, high in (("lanes", lanes, 1, 8), ("group_words", group_words, lanes, 16)):
             if not (low <= value <= high and value & (value - 1) == 0):
                 raise ValueError(f"{name} = {value}: must be a power of two from {low} to {high}")
         for name, value, high in (("activation_rows", activation_rows, 1 << 15), ("multiply_dsps", multiply_dsps, 4)):
             if not 1 <= value <= high:
                 raise ValueError(f"{name} = {value}: must be from 1 to {high}")
+        if not formats or not set(formats) <= set(FORMATS):
+            raise ValueError(f"formats = {formats}: must name at least one of {', '.join(FORMATS)}, and nothing else")
+        if ("fp16" in formats) != (fp16_rows > 0):
+            raise ValueError(f"fp16_rows = {fp16_rows}: must be above 0 with format fp16, else 0")
         check_max_row(max_row)
         for table in tables:
             check_table(table)
         self._lanes, self._words, self._tables = lanes, group_words, tuple(tables)
-        self._activation_rows, self._max_row = activation_rows, max_row
-        self._lane = [Lane(tables=self._tables, multiply_dsps=multiply_dsps) for _ in range(lanes)]
+        self._activation_rows, self._fp16_rows, self._max_row = activation_rows, fp16_rows, max_row
+        self._int8, self._fp16 = "int8" in formats, "fp16" in formats
+        self._lane = [Lane(tables=self._tables, multiply_dsps=multiply_dsps, fp16=self._fp16) for _ in range(lanes)]
         self._reducer = Reducer(lanes=lanes)
-        self._quantiser = Quantiser(lanes=lanes, max_row=max_row)
+        self._quantiser = Quantiser(lanes=lanes, max_row=max_row) if self._int8 else None
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.VECTOR))),
             "status": Out(UnitStatus()),
             "read": Out(ScratchRead(width=32 * group_words)),
             "write": Out(ScratchWrite(width=32 * group_words)),
-            "activation": Out(ActivationWrite(lanes=lanes)),
+            "activation": Out(ActivationWrite(lanes=lanes, fp16=self._fp16)),
             "busy": Out(1),
         })
 
@@ -90,31 +99,36 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         command, start = self.command.payload, Signal()
-        m.submodules.reducer, m.submodules.quantiser = self._reducer, self._quantiser
+        m.submodules.reducer = self._reducer
+        if self._int8:
+            m.submodules.quantiser = self._quantiser
         m.submodules.issue = issue = SlotIssue(lanes=self._lanes, group_words=self._words, reducer=self._reducer)
         m.submodules.fetch = fetch = OperandFetch(group_words=self._words, depths=(16, self._d_depth))
-        m.submodules.writer = writer = ResultWriter(lanes=self._lanes, group_words=self._words)
+        m.submodules.writer = writer = ResultWriter(lanes=self._lanes, group_words=self._words,
+                                                    int8=self._int8, fp16=self._fp16)
         for part in (issue, fetch, writer):
             m.d.comb += [part.command.eq(command), part.start.eq(start)]
         m.d.comb += issue.arrived.eq(fetch.arrived)
         m.d.sync += fetch.last_group.eq((command.n - 1) >> self._words.bit_length() - 1)
 
-        slots = self._slots(m, issue)
+        slots, halves = self._slots(m, issue)
         self._connect_scratchpad(m, fetch, writer)
         self._connect_lanes(m, start, fetch, slots)
-        self._connect_results(m, writer, slots)
-        pipeline = Cat(slot.valid for slot in slots[1:]).any()
-        self._control(m, start, issue.busy | pipeline | self._reducer.busy | self._quantiser.busy | writer.busy)
+        self._connect_results(m, writer, slots, halves)
+        working = [issue.busy, *(slot.valid for slot in slots[1:]), self._reducer.busy, writer.busy]
+        working += [slot.valid & command.half for slot in halves]
+        working += [self._quantiser.busy] if self._int8 else []
+        self._control(m, start, Cat(working).any())
         return m
 
     def _slots(self, m, issue):
-        """The slot tag after 0, 1, ... cycles, up to the one with t4."""
-        slots = [issue.slot]
-        for i in range(self._lane[0].delay + 1):
+        """The slot tag after 0, 1, ... cycles, up to the one with t4; and those after it, up to the one with FP16."""
+        slots, lane = [issue.slot], self._lane[0]
+        for i in range((lane.half_delay if self._fp16 else lane.delay) + 1):
             slot = Signal(slot_layout(self._lanes), name=f"slot{i}")
             m.d.sync += slot.eq(slots[-1])
             slots.append(slot)
-        return slots
+        return slots[:lane.delay + 2], slots[lane.delay + 2:]
 
     def _connect_scratchpad(self, m, fetch, writer):
         for member in ("valid", "address"):
@@ -158,31 +172,44 @@ class VectorUnit(wiring.Component):
             m.d.comb += [lane.function.eq(command.function), lane.c_negate.eq(command.c_negate)]
             m.d.comb += [getattr(lane, name).eq(buffer.o.word_select(i, 32)) for name, buffer in operands.items()]
 
-    def _connect_results(self, m, writer, slots):
+    def _connect_results(self, m, writer, slots, halves):
         command, reducer, quantiser = self.command.payload, self._reducer, self._quantiser
         t3, t4 = (Cat(getattr(lane, name) for lane in self._lane) for name in ("t3", "t4"))
         with_t3, with_t4 = slots[self._lane[0].d_delay + 1], slots[-1]
-        quantised = (command.dest == Dest.ACTIVATION) | (command.dest == Dest.PACKED)
         m.d.comb += [
             reducer.reduce.eq(command.reduce),
+            reducer.index.eq(command.index),
+            reducer.carry.eq(command.carry),
             reducer.slot.eq(with_t3),
             reducer.i.eq(t3),
-            quantiser.row_scale.eq(command.row_scale),
-            quantiser.slot.eq(with_t4),
-            quantiser.slot.valid.eq(with_t4.valid & quantised),
-            quantiser.i.eq(t4),
             writer.slot.eq(with_t4),
-            writer.slot.valid.eq(with_t4.valid & (command.dest == Dest.FP32)),
             writer.t4.eq(t4),
-            writer.q_valid.eq(quantiser.o_valid),
-            writer.q.eq(quantiser.o),
-            writer.q_first.eq(quantiser.o_first),
-            writer.q_row_end.eq(quantiser.o_row_end),
-            writer.q_code.eq(quantiser.o_code),
             writer.result_valid.eq(reducer.result_valid),
             writer.result.eq(reducer.result),
             reducer.result_ready.eq(writer.result_ready),
         ]
+        if self._fp16:
+            with m.If(command.half):
+                m.d.comb += [
+                    writer.slot.eq(halves[-1]),
+                    writer.t4.eq(Cat(Cat(lane.half, Const(0, 16)) for lane in self._lane)),
+                ]
+        if self._int8:
+            m.d.comb += [
+                quantiser.row_scale.eq(command.row_scale),
+                quantiser.slot.eq(with_t4),
+                quantiser.slot.valid.eq(with_t4.valid & self._quantised(command)),
+                quantiser.i.eq(t4),
+                writer.q_valid.eq(quantiser.o_valid),
+                writer.q.eq(quantiser.o),
+                writer.q_first.eq(quantiser.o_first),
+                writer.q_row_end.eq(quantiser.o_row_end),
+                writer.q_code.eq(quantiser.o_code),
+            ]
+
+    @staticmethod
+    def _quantised(command):
+        return (command.dest == Dest.PACKED) | ((command.dest == Dest.ACTIVATION) & ~command.half)
 
     def _control(self, m, start, working):
         command, status = self.command.payload, self.status
@@ -225,16 +252,20 @@ class VectorUnit(wiring.Component):
     def _checks(self, m, command):
         """What is wrong with a command's fields, a cycle after they came."""
         bad_field, bad_rows = Signal(), Signal()
-        activation = command.dest == Dest.ACTIVATION
-        quantised = activation | (command.dest == Dest.PACKED)
+        activation, quantised = command.dest == Dest.ACTIVATION, self._quantised(command)
+        no_format = command.half & (command.dest == Dest.PACKED) if self._fp16 else command.half
+        if not self._int8:
+            no_format = no_format | quantised
+        rows = Mux(command.half, self._fp16_rows, self._activation_rows)
         m.d.sync += [
             bad_field.eq(
                 (command.n == 0) | (command.rows == 0)
                 | (command.function > len(self._tables))
-                | (command.reduce > Reduce.MAX)
                 | (command.swap & (self._words == 1))
                 | (quantised & command.row_scale & (command.n > self._max_row))
-                | (activation & (command.target % BLOCK != 0))),
-            bad_rows.eq(activation & (command.rows + command.target_stride > self._activation_rows)),
+                | (activation & (command.target % BLOCK != 0))
+                | no_format
+                | ((command.ring != 0) & ((command.valid_step > 1) | (command.ring < command.valid)))),
+            bad_rows.eq(activation & (command.rows + command.target_stride > rows)),
         ]
         return bad_field, bad_rows

@@ -17,6 +17,7 @@ BYTES_OF_WORD = 4
 
 class ResultWriter(wiring.Component):
     """Gathers FP32 words, or packed INT8, into groups and writes them; writes scales and row results as single words.
+    INT8 or FP16 for the activation buffer passes through.
 
     Gathered groups go first, as they cannot wait; scales and row results use the cycles between. The scratchpad must
     take a write in the cycle it is offered. Only words that the command defines are written; bytes of a word past a
@@ -27,27 +28,30 @@ class ResultWriter(wiring.Component):
     Parameters
     ----------
     lanes, group_words : int    elements of a slot, words of a group
+    int8, fp16 : bool           destinations in A8 and in FP16 exist
 
     Members
     -------
     command : In(layout(Opcode.VECTOR))    held while the command runs
     start : In(1)                          begin with the command
-    slot, t4 : In                          FP32 elements; elements without ``keep`` become +0
-    q_*: In                                the quantiser's output
+    slot, t4 : In                          elements for an unquantised destination: FP32, or with ``command.half`` FP16
+                                           in the low halves of words; those without ``keep`` become +0
+    q_* : In                               the quantiser's output; with ``int8``
     result_valid, result_ready, result     the reduced row
     write : Out(ScratchWrite)
     activation : Out(ActivationWrite)
     busy : Out(1)                          something is still to be written
     """
 
-    def __init__(self, *, lanes, group_words):
-        self._lanes, self._words = lanes, group_words
+    def __init__(self, *, lanes, group_words, int8=True, fp16=False):
+        self._lanes, self._words, self._int8, self._fp16 = lanes, group_words, int8, fp16
+        quantised = {"q_valid": In(1), "q": In(8 * lanes), "q_first": In(1), "q_row_end": In(1), "q_code": In(8)}
         super().__init__({
             "command": In(layout(Opcode.VECTOR)), "start": In(1),
-            "slot": In(slot_layout(lanes)), "t4": In(32 * lanes),
-            "q_valid": In(1), "q": In(8 * lanes), "q_first": In(1), "q_row_end": In(1), "q_code": In(8),
+            "slot": In(slot_layout(lanes)), "t4": In(32 * lanes), **(quantised if int8 else {}),
             "result_valid": In(1), "result_ready": Out(1), "result": In(32),
-            "write": Out(ScratchWrite(width=32 * group_words)), "activation": Out(ActivationWrite(lanes=lanes)),
+            "write": Out(ScratchWrite(width=32 * group_words)),
+            "activation": Out(ActivationWrite(lanes=lanes, fp16=fp16)),
             "busy": Out(1),
         })
 
@@ -60,56 +64,75 @@ class ResultWriter(wiring.Component):
             m.d.comb += rest.eq(self.command.n - 1)
         m.d.comb += inside.eq(Cat(rest >= lane for lane in range(self._lanes)))
 
-        self._write_activation(m, inside)
-        packed = self._pack(m, inside)
-        gathered, words, mask, address = self._gather(m, inside, packed)
-        scale_valid, scale, scale_address, scale_mask = self._scale(m)
+        elements = Signal(32 * self._lanes)
+        m.d.comb += elements.eq(Cat(Mux(self.slot.keep[lane], self.t4.word_select(lane, 32), 0)
+                                    for lane in range(self._lanes)))
+        self._write_activation(m, inside, elements)
+        packed = self._pack(m, inside) if self._int8 else None
+        gathered, words, mask, address = self._gather(m, inside, elements, packed)
         result_address = self._rows(m, self.command.result, self.command.result_stride,
                                     self.result_valid & self.result_ready, "result")
+        scale_valid, single = Const(0), self.result
+        if self._int8:
+            scale_valid, scale, scale_address, scale_mask = self._scale(m)
+            single = Mux(scale_valid, scale, self.result)
 
         # One LUT a bit: gathered word, single word, or zero beside a row result.
-        result = ~gathered & ~scale_valid
-        single = Mux(scale_valid, scale, self.result)
         m.d.comb += [
             self.write.valid.eq(gathered | scale_valid | self.result_valid),
-            self.result_ready.eq(result),
-            self.busy.eq(self.write.valid | packed[0]),
+            self.result_ready.eq(~gathered & ~scale_valid),
+            self.busy.eq(self.write.valid | (packed[0] if packed else 0)),
+            self.write.address.eq(result_address),
+            self.write.mask.eq(~0),
         ]
         for i in range(self._words):
             m.d.comb += self.write.data.word_select(i, 32).eq(
                 Mux(gathered, words.word_select(i, 32), Mux(scale_valid | (i == 0), single, 0)))
         with m.If(gathered):
             m.d.comb += [self.write.address.eq(address), self.write.mask.eq(mask)]
-        with m.Elif(scale_valid):
-            m.d.comb += [self.write.address.eq(scale_address), self.write.mask.eq(scale_mask)]
-        with m.Else():
-            m.d.comb += [self.write.address.eq(result_address), self.write.mask.eq(~0)]
-        with m.If(~gathered):
-            m.d.sync += scale_valid.eq(0)
-        with m.If(self.q_valid & self.q_first & (self.command.dest == Dest.PACKED)):
-            m.d.sync += scale_valid.eq(1)
+        if self._int8:
+            with m.Elif(scale_valid):
+                m.d.comb += [self.write.address.eq(scale_address), self.write.mask.eq(scale_mask)]
+            with m.If(~gathered):
+                m.d.sync += scale_valid.eq(0)
+            with m.If(self.q_valid & self.q_first & (self.command.dest == Dest.PACKED)):
+                m.d.sync += scale_valid.eq(1)
         return m
 
-    def _write_activation(self, m, inside):
-        """Bytes of a slot, and the scale code wherever 32 elements begin (with one scale for a row: the same one)."""
+    def _write_activation(self, m, inside, elements):
+        """Bytes of a slot, and the scale code wherever 32 elements begin (with one scale for a row: the same one); or
+        FP16 elements of a slot."""
         out, command = self.activation, self.command
         index, row = Signal(16), Signal(16)
-        active = Signal()
+        here, active, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
-            active.eq(self.q_valid & (command.dest == Dest.ACTIVATION)),
+            here.eq(command.dest == Dest.ACTIVATION),
             out.valid.eq(active),
             out.row.eq(row),
             out.index.eq(index),
-            out.data.eq(self.q),
-            out.mask.eq(Mux(self.q_row_end, inside, ~0)),
-            out.scale_valid.eq(active & (index[:5] == 0)),
-            out.scale_row.eq(row),
-            out.scale_block.eq(index[BLOCK.bit_length() - 1:]),
-            out.scale_code.eq(self.q_code),
+            out.mask.eq(Mux(row_end, inside, ~0)),
         ]
+        if self._int8:
+            m.d.comb += [
+                active.eq(self.q_valid & here),
+                row_end.eq(self.q_row_end),
+                out.data.eq(self.q),
+                out.scale_valid.eq(self.q_valid & here & (index[:5] == 0)),
+                out.scale_row.eq(row),
+                out.scale_block.eq(index[BLOCK.bit_length() - 1:]),
+                out.scale_code.eq(self.q_code),
+            ]
+        if self._fp16:
+            m.d.comb += out.half.eq(command.half)
+            with m.If(command.half):
+                m.d.comb += [
+                    active.eq(self.slot.valid & here),
+                    row_end.eq(self.slot.row_end),
+                    out.data.eq(Cat(elements.word_select(lane, 32)[:16] for lane in range(self._lanes))),
+                ]
         with m.If(active):
             m.d.sync += index.eq(index + self._lanes)
-            with m.If(self.q_row_end):
+            with m.If(row_end):
                 m.d.sync += [index.eq(command.target), row.eq(row + 1)]
         with m.If(self.start):
             m.d.sync += [index.eq(command.target), row.eq(command.target_stride)]
@@ -140,37 +163,35 @@ class ResultWriter(wiring.Component):
                     m.d.sync += words.word_select(byte, 8).eq(0)
         return valid, words, mask, row_end
 
-    def _gather(self, m, inside, packed):
-        """Words of a group, from slots of FP32 or of packed words: (valid, words, mask, address), for one cycle."""
-        packed_valid, packed_words, packed_mask, packed_end = packed
-        count = len(packed_mask)
+    def _gather(self, m, inside, elements, packed):
+        """Words of a group, from slots of elements or of packed words: (valid, words, mask, address), for one cycle."""
         valid, ended = Signal(), Signal()
         words, mask = Signal(32 * self._words, reset_less=True), Signal(self._words)
         position = Signal(range(self._words))
-        fp32 = Signal()
-        m.d.comb += fp32.eq(self.slot.valid)
-        row_end = Mux(fp32, self.slot.row_end, packed_end)
-        here = Mux(self.slot.row_end, inside, Const(-1, self._lanes))
-        kept = Signal(self._words)
-        m.d.comb += kept.eq(Mux(valid, 0, mask))
+        kept, unquantised = Signal(self._words), Signal()
+        m.d.comb += [
+            kept.eq(Mux(valid, 0, mask)),
+            unquantised.eq(self.slot.valid & (self.command.dest == Dest.FP32)),
+        ]
         m.d.sync += [mask.eq(kept), valid.eq(0)]
-        with m.If(fp32 | packed_valid):
-            step = Mux(fp32, self._lanes, count)
-            m.d.sync += [
-                position.eq(Mux(row_end, 0, position + step)),
-                valid.eq(row_end | (position + step == self._words)),
-                ended.eq(row_end),
-            ]
-        for i in range(self._words):
-            fp32_here = fp32 & (position == i - i % self._lanes)
-            packed_here = packed_valid & (position == i - i % count)
-            lane = i % self._lanes
-            element = Mux(self.slot.keep[lane], self.t4.word_select(lane, 32), 0)
-            with m.If(fp32_here | packed_here):
+        sources = [(unquantised, self.slot.row_end, elements, Mux(self.slot.row_end, inside, ~Const(0, self._lanes)))]
+        if packed:
+            packed_valid, packed_words, packed_mask, packed_end = packed
+            sources.append((packed_valid, packed_end, packed_words, packed_mask))
+        for source_valid, row_end, source, source_mask in sources:
+            step = len(source) // 32
+            with m.If(source_valid):
                 m.d.sync += [
-                    words.word_select(i, 32).eq(Mux(fp32, element, packed_words.word_select(i % count, 32))),
-                    mask[i].eq(Mux(fp32, here[lane], packed_mask[i % count])),
+                    position.eq(Mux(row_end, 0, position + step)),
+                    valid.eq(row_end | (position == self._words - step)),
+                    ended.eq(row_end),
                 ]
+            for i in range(self._words):
+                with m.If(source_valid & (position == i - i % step)):
+                    m.d.sync += [
+                        words.word_select(i, 32).eq(source.word_select(i % step, 32)),
+                        mask[i].eq(source_mask[i % step]),
+                    ]
         address = self._rows(m, self.command.target, self.command.target_stride, valid & ended, "target",
                              step=valid)
         return valid, words, mask, address

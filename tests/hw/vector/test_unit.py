@@ -331,7 +331,6 @@ def test_same_place_is_read_before_it_is_written():
     (dict(n=0), ErrorCode.BAD_FIELD),
     (dict(rows=0), ErrorCode.BAD_FIELD),
     (dict(function=5), ErrorCode.BAD_FIELD),
-    (dict(reduce=3), ErrorCode.BAD_FIELD),
     (dict(dest=Dest.ACTIVATION, row_scale=1, n=65), ErrorCode.BAD_FIELD),
     (dict(dest=Dest.ACTIVATION, target=16), ErrorCode.BAD_FIELD),
     (dict(dest=Dest.ACTIVATION, target_stride=7, rows=2), ErrorCode.ACTIVATION_RANGE),
