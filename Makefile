@@ -23,7 +23,7 @@ help:
 	@echo "make test-all  the slow tests and synthesis against the area budgets"
 	@echo "make bench     measure cycles and bandwidth of the presets"
 	@echo "make synth     area of units and presets on Lattice ECP5, against their budgets"
-	@echo "make docs      write docs/commands.md anew"
+	@echo "make docs      write docs/commands.md and docs/models.md anew"
 	@echo "make lint      ruff"
 	@echo "make clean     remove what was built, but not $(VENV)"
 
@@ -64,6 +64,7 @@ synth: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m tilewright.gen.command_document docs/commands.md
+	$(BIN)/python -m tilewright.gen.model_report docs/models.md
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache
