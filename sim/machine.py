@@ -121,6 +121,7 @@ class Machine:
         self.activation.written[:] = False
         self.registers = [0, *arguments, *[0] * (ARGUMENTS - len(arguments))] + [0] * (REGISTERS - 1 - ARGUMENTS)
         self.hazards, self.stream, self.trace = HazardTracker(), deque(), []
+        self.argmax = None  # (number, greatest) of the reduction before, where that was an ARGMAX of one row
         offset = program
         try:
             for _ in range(limit):

@@ -5,7 +5,7 @@ import numpy as np
 from tilewright.hw.commands import Dest, Operand, Reduce
 from tilewright.hw.config import BLOCK
 from tilewright.hw.registers import ErrorCode
-from tilewright.sim.golden import a8
+from tilewright.sim.golden import a8, fp32
 from tilewright.sim.golden import vector as golden
 
 __all__ = ["vector"]
@@ -37,19 +37,20 @@ def vector(machine, fields):
         return None
 
     a, b, c, d = read("a", n), operand("b"), operand("c"), operand("d")
-    valid = fields["valid"] + np.arange(rows) * fields["valid_step"] & 0xFFFF
+    first, valid = golden.window(fields["first"], fields["valid"], fields["valid_step"], fields["ring"], rows)
     table = machine.functions[fields["function"] - 1] if fields["function"] else None
     t3, t4 = golden.apply(a, b, c, d, square=bool(fields["square"]), c_negate=bool(fields["c_negate"]),
-                          swap=bool(fields["swap"]), table=table, valid=valid)
+                          swap=bool(fields["swap"]), table=table, valid=valid, first=first)
     if fields["reduce"]:
-        reduced = golden.sum_rows(t3) if fields["reduce"] == Reduce.SUM else golden.max_rows(t3, valid)
         values = np.zeros((rows, width), np.uint32)
-        values[:, 0] = reduced.view(np.uint32)
+        values[:, 0] = _reduce(machine, fields, t3, golden.kept(valid, first, t3.shape)).view(np.uint32)
         accesses.append(machine.scratch_access(address("result"), 1, write=True))
         machine.write_rows(address("result"), values)
     if fields["dest"] == Dest.FP32:
         accesses.append(machine.scratch_access(address("target"), groups, write=True))
-        machine.write_rows(address("target"), t4.view(np.uint32))
+        machine.write_rows(address("target"), _halves(t4).astype(np.uint32) if fields["half"] else t4.view(np.uint32))
+    elif fields["dest"] == Dest.ACTIVATION and fields["half"]:
+        accesses.append(_halves_to_activation(machine, fields, _halves(t4)))
     elif fields["dest"] != Dest.NONE:
         q, code = a8.quantise(t4, block=None if fields["row_scale"] else BLOCK)
         if fields["dest"] == Dest.ACTIVATION:
@@ -60,25 +61,73 @@ def vector(machine, fields):
 
 
 def _check(machine, fields):
+    config, dest, half, ring = machine.config, fields["dest"], fields["half"], fields["ring"]
+    quantised = dest == Dest.PACKED or (dest == Dest.ACTIVATION and not half)
     bad = []
     if not fields["n"] or not fields["rows"]:
         bad.append(f"n = {fields['n']}, rows = {fields['rows']}")
     if fields["function"] > len(machine.functions):
         bad.append(f"function {fields['function']} of {len(machine.functions)}")
-    if fields["reduce"] not in list(Reduce):
-        bad.append(f"reduce = {fields['reduce']}")
-    if fields["swap"] and (fields["n"] % 2 or machine.config.group_words == 1):
-        bad.append(f"swap with n = {fields['n']} in groups of {machine.config.group_words}")
-    if fields["row_scale"] and fields["dest"] == Dest.PACKED and fields["n"] > machine.config.max_head_dim:
-        bad.append(f"one scale for {fields['n']} elements, more than {machine.config.max_head_dim}")
-    if fields["row_scale"] and fields["dest"] == Dest.ACTIVATION:
+    if fields["swap"] and (fields["n"] % 2 or config.group_words == 1):
+        bad.append(f"swap with n = {fields['n']} in groups of {config.group_words}")
+    if half and ("fp16" not in config.formats or dest == Dest.PACKED):
+        bad.append(f"an FP16 result for {Dest(dest).name} in a build with {', '.join(config.formats)}")
+    if quantised and "int8" not in config.formats:
+        bad.append(f"an INT8 result for {Dest(dest).name} in a build with {', '.join(config.formats)}")
+    if fields["row_scale"] and dest == Dest.PACKED and fields["n"] > config.max_head_dim:
+        bad.append(f"one scale for {fields['n']} elements, more than {config.max_head_dim}")
+    if fields["row_scale"] and dest == Dest.ACTIVATION and not half:
         bad.append("one scale for a row of activations")
+    if ring and (fields["valid_step"] > 1 or fields["valid"] > ring):
+        bad.append(f"valid = {fields['valid']} and its step = {fields['valid_step']} in a ring of {ring}")
     if bad:
         machine.fail(bad[0], ErrorCode.BAD_FIELD)
+    # What hardware does not notice.
+    first = (fields["first"] + 0x8000 & 0xFFFF) - 0x8000
+    if ring and (first >= ring or not fields["valid"]):
+        machine.fail(f"first = {first} and valid = {fields['valid']} in a ring of {ring}")
+    if not ring and first and first >= fields["valid"]:
+        machine.fail(f"first = {first} is not below valid = {fields['valid']}, without a ring")
+
+
+def _reduce(machine, fields, t3, keep):
+    """Results of the rows; ARGMAX leaves on the machine what the next one may carry on from."""
+    carried, machine.argmax = machine.argmax, None
+    if fields["reduce"] == Reduce.SUM:
+        return golden.sum_rows(t3)
+    number, best = golden.argmax_rows(t3, keep)
+    if fields["reduce"] == Reduce.MAX:
+        return best
+    if fields["carry"] and (carried is None or fields["rows"] != 1):
+        machine.fail(f"ARGMAX of {fields['rows']} rows goes on from a reduction that was no ARGMAX of one row")
+    number, best = golden.argmax_rows(t3, keep, fields["index"], carried if fields["carry"] else None)
+    if fields["rows"] == 1:
+        machine.argmax = number, best
+    return number
+
+
+def _halves(t4):
+    return fp32.to_fp16(t4).view(np.uint16)
+
+
+def _halves_to_activation(machine, fields, halves):
+    """An FP16 row is two columns of bytes: low bytes, then high bytes."""
+    (rows, n), index, row = halves.shape, fields["target"], fields["target_stride"]
+    if row + rows > machine.config.fp16_rows:
+        machine.fail(f"FP16 activation rows {row} to {row + rows} of {machine.config.fp16_rows}",
+                     ErrorCode.ACTIVATION_RANGE)
+    access = machine.activation_access(2 * row, index, 2 * rows, n, write=True)
+    state, columns = machine.activation, slice(2 * row, 2 * (row + rows))
+    data = np.stack([halves & 0xFF, halves >> 8], 1).astype(np.uint8).view(np.int8)
+    state.q[columns, index:index + n] = data.reshape(2 * rows, n)
+    state.written[columns, index:index + n] = True
+    return access
 
 
 def _to_activation(machine, fields, q, code):
     (rows, n), index, row = q.shape, fields["target"], fields["target_stride"]
+    if row + rows > machine.config.rows:
+        machine.fail(f"activation rows {row} to {row + rows} of {machine.config.rows}", ErrorCode.ACTIVATION_RANGE)
     access = machine.activation_access(row, index, rows, n, write=True)
     blocks = code.shape[1]
     state = machine.activation
