@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 
+from tilewright.gen.compiler.fit import longest_context
 from tilewright.gen.compiler.requirements import functions_of, lacks, least_activation_depth, power_of_two
 from tilewright.gen.model import known_models, load_model
 from tilewright.gen.verilog import write_if_changed
@@ -66,7 +67,11 @@ def summary(model, config=None):
     values["bytes"] = {name: sum(tensor_bytes(shape, name) for shape in tensors) for name in FORMATS}
     values["file"] = model.source and model.source.file
     if config is not None:
-        values["lacks"] = [lack._asdict() for lack in lacks(config, a)]
+        found = lacks(config, a)
+        values["lacks"] = [lack._asdict() for lack in found]
+        values["contexts"] = {} if any(lack.blocking for lack in found) else {
+            name: dict(zip(("longest", "limit"), longest_context(config, a, name), strict=True))
+            for name in config.formats}
     return values
 
 

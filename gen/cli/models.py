@@ -86,19 +86,22 @@ def _show_all(found, configuration):
     console = Console()
     sizes = Table(title="Models", caption="MB = 10^6 bytes, embeddings included; tensors: tilewright models NAME")
     structures = Table(title="Structures")
-    lacking = Table(title=f"What {configuration.name} lacks", caption="scratchpad and activation buffer hold a context "
-                    "of some length, which the compiler finds; these are the least values")
+    lacking = Table(title=f"What {configuration.name} lacks", caption="context: the longest whose program fits into "
+                    "scratchpad and activation buffer, a power of two or the longest possible")
     for column in ("model", *_sizes(found[0])):
         sizes.add_column(column, justify="left" if column == "model" else "right")
     for column in ("model", *found[0]["structure"]):
         structures.add_column(column)
-    for column in ("model", "lacks", "context"):
-        lacking.add_column(column)
+    contexts = [f"context {name.upper()}" for name in configuration.formats]
+    for column in ("model", "lacks", *contexts, "model's own"):
+        lacking.add_column(column, justify="left" if column in ("model", "lacks") else "right")
     for values in found:
         sizes.add_row(values["name"], *_sizes(values).values())
         structures.add_row(values["name"], *values["structure"].values())
         lacks = "\n".join(_to_add(lack) for lack in _lacks(values, blocking=True))
-        lacking.add_row(values["name"], lacks or "[green]nothing[/]", _context(values, configuration))
+        lacking.add_row(values["name"], lacks or "[green]nothing[/]",
+                        *(f"{values['contexts'][name]['longest']:,}" if values["contexts"] else ""
+                          for name in configuration.formats), f"{values['max_context']:,}")
     for table in (sizes, structures, lacking):
         console.print(table)
     for lack in _lacks(found[0], blocking=False):  # formats, the same for all
@@ -106,17 +109,14 @@ def _show_all(found, configuration):
             console.print(lack["line"], markup=False, highlight=False, soft_wrap=True)
 
 
-def _context(values, configuration):
-    if values["max_context"] > configuration.max_context:
-        return f"up to {configuration.max_context:,} of {values['max_context']:,}"
-    return f"{values['max_context']:,}"
-
-
 def _show_one(values, tensors, configuration):
+    from functools import partial
+
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     facts = Table(title=values["title"], show_header=False)
     for title, text in (_sizes(values) | {"vocabulary": f"{values['vocab']:,}", "context": f"{values['max_context']:,}",
                                           "file": values["file"] or "none known"} | values["structure"]).items():
@@ -131,9 +131,10 @@ def _show_one(values, tensors, configuration):
     console.print(table)
     for blocking, title in ((True, "lacks"), (False, "restricts")):
         for lack in _lacks(values, blocking=blocking):
-            console.print(f"{configuration.name} {title}: {lack['line']}", markup=False, highlight=False, soft_wrap=True)
-    if not _lacks(values, blocking=True):
-        console.print(f"{configuration.name} has all that the model needs", highlight=False)
+            tell(f"{configuration.name} {title}: {lack['line']}")
+    for name, found in values["contexts"].items():
+        tell(f"{configuration.name} holds a context of {found['longest']:,} in {name.upper()}"
+             + (f", no more because: {found['limit']}" if found["limit"] else ""))
 
 
 def register(app):

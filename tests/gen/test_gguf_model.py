@@ -7,7 +7,7 @@ import pytest
 
 from tilewright.gen.errors import UserError
 from tilewright.gen.gguf_model import GgufModel
-from tilewright.gen.model import check_agreement
+from tilewright.gen.model import check_agreement, load_model
 from tilewright.sim.golden import weights
 
 SEED = 90210
@@ -115,6 +115,47 @@ def test_embedding_rows(path):
     for wrong in ([50], [-1], [[1]]):
         with pytest.raises(ValueError, match="0 to 49"):
             model.embedding(wrong)
+
+
+def gemma3_tensors(tensors, rng):
+    """The small model's tensors with the names and gains that a gemma3 file has besides."""
+    for i in range(LAYERS):
+        for name, size in (("post_attention_norm", HIDDEN), ("post_ffw_norm", HIDDEN), ("attn_q_norm", HEAD_DIM),
+                           ("attn_k_norm", HEAD_DIM)):
+            tensors[f"blk.{i}.{name}.weight"] = rng.standard_normal(size).astype(np.float32)
+    return tensors
+
+
+GEMMA3 = {key: value for key, value in METADATA.items() if key not in ("vocab_size", "rope.dimension_count")} | {
+    "attention.key_length": HEAD_DIM, "attention.value_length": HEAD_DIM, "attention.sliding_window": 32,
+    "rope.freq_base": 1e6, "attention.layer_norm_rms_epsilon": 1e-6}
+
+
+def test_gemma3(tmp_path, tensors):
+    tensors = gemma3_tensors(tensors, np.random.default_rng(SEED))
+    path = write_file(tmp_path / "gemma.gguf", tensors, GEMMA3, "gemma3", blocks={"blk.0.ffn_up.weight": "Q8_0"})
+    model = GgufModel(path)
+    known = load_model("gemma3-270m").architecture
+    sizes = {"layers": LAYERS, "hidden": HIDDEN, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "ffn": FFN,
+             "vocab": VOCAB, "max_context": 128, "window": 32}
+    assert model.architecture == replace(known, **sizes, rotary_dim=HEAD_DIM, embed_scale=HIDDEN ** 0.5)
+    layer = model.quantised_layer(1)
+    assert set(layer) == {"attn_norm", "ffn_norm", "post_attn_norm", "post_ffn_norm", "q_norm", "k_norm", "q_proj",
+                          "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    for name, stored in (("post_attn_norm", "post_attention_norm"), ("post_ffn_norm", "post_ffw_norm"),
+                         ("q_norm", "attn_q_norm"), ("k_norm", "attn_k_norm")):
+        np.testing.assert_array_equal(layer[name], tensors[f"blk.1.{stored}.weight"])
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"attention.sliding_window": None}, "metadata gemma3.attention.sliding_window is missing"),
+    ({"rope.scaling.type": "linear"}, "metadata gemma3.rope.scaling.type = 'linear' is not supported, only 'none'"),
+    ({"final_logit_softcapping": 30.0}, "metadata gemma3.final_logit_softcapping = 30.0 is not supported, only 0.0"),
+])
+def test_refused_gemma3(tmp_path, tensors, change, message):
+    metadata = {key: value for key, value in (GEMMA3 | change).items() if value is not None}
+    path = write_file(tmp_path / "m.gguf", gemma3_tensors(tensors, np.random.default_rng(SEED)), metadata, "gemma3")
+    assert message in refusal(GgufModel, path)
 
 
 def test_untied_output(tmp_path, tensors):

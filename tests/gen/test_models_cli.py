@@ -1,6 +1,7 @@
 """``tilewright models`` as a user sees it, and docs/models.md."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def test_all_are_listed(command):
     for words in ("134,515,008", "LayerNorm with sub-norms", "RoPE on 20 of 80", "window 512 on 15 of 18 layers",
                   "norm after each residual", "GLU, GELU (tanh)", "bidirectional", "lm_head", "What medium lacks"):
         assert words in out
-    found = json.loads(command("--json")[1])
-    assert found["configuration"] == "medium"
+    found = json.loads(command("--config", "micro", "--json")[1])
+    assert found["configuration"] == "micro"
     sizes = [values["parameters"] for values in found["models"]]
     assert len(sizes) == 14 and sizes == sorted(sizes)
 
@@ -52,9 +53,19 @@ def test_what_a_preset_lacks(command):
     assert {(lack["field"], lack["needed"]) for lack in gemma["lacks"] if lack["blocking"]} >= {
         ("max_head_dim", 256), ("activation_depth", 32768)}
     assert {lack["field"] for lack in gemma["lacks"] if not lack["blocking"]} == {"formats", "max_context"}
+    assert gemma["contexts"] == {}
     out = command("--config", "small")[1]
-    assert "max_head_dim = 256" in out and "up to 4,096 of 8,192" in out
+    assert "max_head_dim = 256" in out and "context INT8" in out and "context FP16" not in out
     assert "formats = ['int8']: weights and KV cache in FP16 need 'fp16'; add it" in out
+
+
+def test_a_context_that_the_buffers_hold(command):
+    code, out, err = command("smollm2-135m", "--config", "small")
+    assert (code, err) == (0, "")
+    assert re.search(r"small holds a context of [1-9][\d,]* in INT8, no more because: small: .* with a context of 4096 "
+                     r"needs (scratchpad_bytes|activation_depth) = ", out)
+    stories = entry(command, "stories260k", "--config", "micro")
+    assert stories["contexts"] == {name: {"longest": 512, "limit": None} for name in ("int8", "fp16")}
 
 
 def test_a_configuration_of_ones_own(command, tmp_path):
@@ -72,6 +83,7 @@ def test_one_model(command):
     assert (code, err) == (0, "")
     for words in ("Gemma 3 270M", "268,098,176", "262144 x 640", "layers.*.post_ffn_norm", "layers.*.q_norm"):
         assert words in out
+    assert "large restricts: max_context = 8192: a context of up to 8192 is possible, the model's own is 32768" in out
     values = json.loads(command("phi-1.5", "--json")[1])
     tensors = {tensor["name"]: tensor for tensor in values["tensors"]}
     assert tensors["layers.*.up_proj"] == {
