@@ -62,7 +62,7 @@ def _fit_binade(definition, sign, e, blocks):
         if fitted is not None:
             return k, *fitted
     raise ValueError(f"{definition.name}: an error of {definition.error:.3g} needs more than {1 << k} segments from "
-                     f"{sign * 2.0**e} to {sign * 2.0**(e + 1)}; ask for less, or choose another domain")
+                     f"{sign * 2.0**e} to {sign * 2.0**(e + 1)}; ask for a larger error, or choose another domain")
 
 
 def _fit_segments(definition, sign, e, k, blocks):

@@ -2,14 +2,15 @@
 integers are the same on every machine.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .function_fit import fit
 
-__all__ = ["Definition", "DEFINITIONS", "function_tables"]
+__all__ = ["Definition", "DEFINITIONS", "function_tables", "with_error"]
 
 
 def _exp(x):
@@ -79,6 +80,7 @@ class Definition:
 
     Parameters
     ----------
+    text : str              the function, as documents write it
     formula : callable      float64 array to float64 array, called within ``domain`` only
     domain : (low, high)    open interval in which the formula holds; both ends must end a segment of a binade
     below, above : float    value at x <= low and at x >= high: 0, a number or infinity
@@ -91,6 +93,7 @@ class Definition:
     """
 
     name: str
+    text: str
     formula: Callable
     domain: tuple[float, float] = (-np.inf, np.inf)
     below: float = 0.0
@@ -125,19 +128,46 @@ _LINEAR = _ACTIVATION | {"zero": 0.0}
 DEFINITIONS = {d.name: d for d in (
     # FP16's last value above zero is exp(-17.33); 88.7, where FP32 overflows, would double the table, and so would an
     # error below 2^-13.3.
-    Definition(name="exp", formula=_exp, domain=(-17.5, 16.0), e_min=131 - 63, error=2**-13.25),
-    Definition(name="silu", formula=lambda x: x * _sigmoid(x), domain=(-21.0, 2.0**26), **_LINEAR),
+    Definition(name="exp", text="e^x", formula=_exp, domain=(-17.5, 16.0), e_min=131 - 63, error=0.84 * 2**-13),
+    Definition(name="silu", text="x / (1 + e^-x)", formula=lambda x: x * _sigmoid(x),
+               domain=(-21.0, 2.0**26), **_LINEAR),
     # Zero, and a negative operand (rounding noise of a sum of squares), give the window's largest value, 2^14.
-    Definition(name="rsqrt", formula=lambda x: 1.0 / np.sqrt(x), domain=(2.0**-28, np.inf), below=2.0**14,
-               e_min=127 - 28, error=0.7 * 2**-15),
+    Definition(name="rsqrt", text="1 / sqrt(x)", formula=lambda x: 1.0 / np.sqrt(x),
+               domain=(2.0**-28, np.inf), below=2.0**14, e_min=127 - 28, error=0.7 * 2**-15),
     # Zero gives 2^32 with its sign, infinity 2^-32.
-    Definition(name="recip", formula=lambda x: 1.0 / x, e_min=127 - 32, error=0.8 * 2**-15),
-    Definition(name="gelu_erf", formula=_gelu_erf, domain=(-5.75, 2.0**26), **_LINEAR),
-    Definition(name="gelu_tanh", formula=_gelu_tanh, domain=(-5.375, 2.0**26), **_LINEAR),
-    Definition(name="quick_gelu", formula=lambda x: x * _sigmoid(1.702 * x), domain=(-12.0, 2.0**26), **_LINEAR),
-    Definition(name="sigmoid", formula=_sigmoid, domain=(-18.0, np.inf), **_ACTIVATION),
-    Definition(name="tanh", formula=_tanh, **_LINEAR),
+    Definition(name="recip", text="1 / x", formula=lambda x: 1.0 / x, e_min=127 - 32, error=0.8 * 2**-15),
+    Definition(name="gelu_erf", text="x/2 (1 + erf(x / sqrt(2)))", formula=_gelu_erf,
+               domain=(-5.75, 2.0**26), **_LINEAR),
+    Definition(name="gelu_tanh", text="x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))", formula=_gelu_tanh,
+               domain=(-5.375, 2.0**26), **_LINEAR),
+    Definition(name="quick_gelu", text="x / (1 + e^(-1.702 x))", formula=lambda x: x * _sigmoid(1.702 * x),
+               domain=(-12.0, 2.0**26), **_LINEAR),
+    Definition(name="sigmoid", text="1 / (1 + e^-x)", formula=_sigmoid, domain=(-18.0, np.inf), **_ACTIVATION),
+    Definition(name="tanh", text="(e^x - e^-x) / (e^x + e^-x)", formula=_tanh, **_LINEAR),
 )}
+
+_REQUEST = re.compile(
+    r"(?P<ulps>\d{1,3}) ?ulps?|2\^-(?P<power>\d{1,3}(?:\.\d+)?)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:e-?\d{1,3})?)")
+
+
+def with_error(definition, text):
+    """The definition with another error: "1ulp" or "2ulp" (results rounded to FP16 are at most so many FP16 numbers
+    from the exact one), or a relative error as "2^-14" or "1e-4".
+
+    Raises ValueError for any other text, and for an error that is not between 2^-30 and 1/8.
+    """
+    match = _REQUEST.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"error {text!r}: must be like 1ulp, 2^-14 or 1e-4")
+    if match["ulps"]:
+        # A little less, as the floors in the hardware's integers come on top of what the fitter sees.
+        error, least = int(match["ulps"]) * 0.96 * 2**-11, 2**-13
+    else:
+        error = 2.0**-float(match["power"]) if match["power"] else float(match["number"])
+        least = definition.least
+    if not 2**-30 <= error <= 0.125:
+        raise ValueError(f"error {text!r}: must be between 2^-30 and 1/8, or from 1ulp to 266ulp")
+    return replace(definition, error=error, least=least)
 
 
 def function_tables(names):

@@ -185,7 +185,7 @@ def test_a_smaller_error_takes_more_segments():
 
 def test_a_new_function_is_one_definition():
     """The square, or any other: a formula and its limits, nothing else."""
-    square = Definition(name="square", formula=lambda x: x * x, domain=(-2.0**10, 2.0**10), below=np.inf,
+    square = Definition(name="square", text="x^2", formula=lambda x: x * x, domain=(-2.0**10, 2.0**10), below=np.inf,
                         e_min=127 - 20, zero=0, error=2**-14)
     table = fit(square)
     check_table(table)
@@ -204,7 +204,7 @@ def test_broken_coefficients_are_noticed():
 
 
 def test_refuses_an_error_out_of_reach():
-    with pytest.raises(ValueError, match="exp: an error of 9.31e-10 needs more than 128 segments .*; ask for less"):
+    with pytest.raises(ValueError, match="exp: an error of 9.31e-10 needs more than 128 segments .*; ask for a larger"):
         fit(replace(DEFINITIONS["exp"], error=2**-30))
 
 
