@@ -132,5 +132,5 @@ class SlotIssue(wiring.Component):
         tail_sum = Mux(command.n < 32, reducer.tail_sum_short - 1, reducer.tail_sum - 1)
         tail_max = max(reducer.tail_max - 1, PACKED_GAP)
         return Mux(command.reduce == Reduce.SUM, tail_sum,
-                   Mux(command.reduce == Reduce.MAX, tail_max,
+                   Mux(command.reduce != Reduce.NONE, tail_max,
                        Mux(command.dest == Dest.PACKED, PACKED_GAP, 0)))
