@@ -105,7 +105,8 @@ class VectorUnit(wiring.Component):
         m.submodules.issue = issue = SlotIssue(lanes=self._lanes, group_words=self._words, reducer=self._reducer)
         m.submodules.fetch = fetch = OperandFetch(group_words=self._words, depths=(16, self._d_depth))
         m.submodules.writer = writer = ResultWriter(lanes=self._lanes, group_words=self._words,
-                                                    int8=self._int8, fp16=self._fp16)
+                                                    int8_rows=self._activation_rows if self._int8 else 0,
+                                                    fp16_rows=self._fp16_rows)
         for part in (issue, fetch, writer):
             m.d.comb += [part.command.eq(command), part.start.eq(start)]
         m.d.comb += issue.arrived.eq(fetch.arrived)
@@ -263,9 +264,9 @@ class VectorUnit(wiring.Component):
                 | (command.function > len(self._tables))
                 | (command.swap & (self._words == 1))
                 | (quantised & command.row_scale & (command.n > self._max_row))
-                | (activation & (command.target % BLOCK != 0))
+                | (activation & ((command.target % BLOCK != 0) | (command.group_stride % BLOCK != 0)))
                 | no_format
                 | ((command.ring != 0) & ((command.valid_step > 1) | (command.ring < command.valid)))),
-            bad_rows.eq(activation & (command.rows + command.target_stride > rows)),
+            bad_rows.eq(activation & (rows <= command.target_stride)),
         ]
         return bad_field, bad_rows

@@ -28,7 +28,7 @@ class ResultWriter(wiring.Component):
     Parameters
     ----------
     lanes, group_words : int    elements of a slot, words of a group
-    int8, fp16 : bool           destinations in A8 and in FP16 exist
+    int8_rows, fp16_rows : int  of the activation buffer in A8 and in FP16; 0: the format does not exist
 
     Members
     -------
@@ -36,22 +36,22 @@ class ResultWriter(wiring.Component):
     start : In(1)                          begin with the command
     slot, t4 : In                          elements for an unquantised destination: FP32, or with ``command.half`` FP16
                                            in the low halves of words; those without ``keep`` become +0
-    q_* : In                               the quantiser's output; with ``int8``
+    q_* : In                               the quantiser's output; with A8
     result_valid, result_ready, result     the reduced row
     write : Out(ScratchWrite)
     activation : Out(ActivationWrite)
     busy : Out(1)                          something is still to be written
     """
 
-    def __init__(self, *, lanes, group_words, int8=True, fp16=False):
-        self._lanes, self._words, self._int8, self._fp16 = lanes, group_words, int8, fp16
+    def __init__(self, *, lanes, group_words, int8_rows, fp16_rows):
+        self._lanes, self._words, self._int8, self._fp16 = lanes, group_words, int8_rows, fp16_rows
         quantised = {"q_valid": In(1), "q": In(8 * lanes), "q_first": In(1), "q_row_end": In(1), "q_code": In(8)}
         super().__init__({
             "command": In(layout(Opcode.VECTOR)), "start": In(1),
-            "slot": In(slot_layout(lanes)), "t4": In(32 * lanes), **(quantised if int8 else {}),
+            "slot": In(slot_layout(lanes)), "t4": In(32 * lanes), **(quantised if int8_rows else {}),
             "result_valid": In(1), "result_ready": Out(1), "result": In(32),
             "write": Out(ScratchWrite(width=32 * group_words)),
-            "activation": Out(ActivationWrite(lanes=lanes, fp16=fp16)),
+            "activation": Out(ActivationWrite(lanes=lanes, fp16=fp16_rows > 0)),
             "busy": Out(1),
         })
 
@@ -101,16 +101,19 @@ class ResultWriter(wiring.Component):
 
     def _write_activation(self, m, inside, elements):
         """Bytes of a slot, and the scale code wherever 32 elements begin (with one scale for a row: the same one); or
-        FP16 elements of a slot."""
+        FP16 elements of a slot. Behind the buffer's last row the next row group begins."""
         out, command = self.activation, self.command
-        index, row = Signal(16), Signal(16)
+        index, row = Signal(17), Signal(16)   # the top bit of an index stays: it is beyond any buffer
+        base, following, last_row = Signal(17), Signal(17), Signal()
         here, active, row_end = Signal(), Signal(), Signal()
         m.d.comb += [
             here.eq(command.dest == Dest.ACTIVATION),
             out.valid.eq(active),
             out.row.eq(row),
-            out.index.eq(index),
+            out.index.eq(index[:16] | index[16].replicate(16)),
             out.mask.eq(Mux(row_end, inside, ~0)),
+            last_row.eq(row == self._int8 - 1 if self._int8 else 0),
+            following.eq(base + Mux(last_row, command.group_stride, 0)),
         ]
         if self._int8:
             m.d.comb += [
@@ -119,13 +122,14 @@ class ResultWriter(wiring.Component):
                 out.data.eq(self.q),
                 out.scale_valid.eq(self.q_valid & here & (index[:5] == 0)),
                 out.scale_row.eq(row),
-                out.scale_block.eq(index[BLOCK.bit_length() - 1:]),
+                out.scale_block.eq(out.index[BLOCK.bit_length() - 1:]),
                 out.scale_code.eq(self.q_code),
             ]
         if self._fp16:
             m.d.comb += out.half.eq(command.half)
             with m.If(command.half):
                 m.d.comb += [
+                    last_row.eq(row == self._fp16 - 1),
                     active.eq(self.slot.valid & here),
                     row_end.eq(self.slot.row_end),
                     out.data.eq(Cat(elements.word_select(lane, 32)[:16] for lane in range(self._lanes))),
@@ -133,9 +137,9 @@ class ResultWriter(wiring.Component):
         with m.If(active):
             m.d.sync += index.eq(index + self._lanes)
             with m.If(row_end):
-                m.d.sync += [index.eq(command.target), row.eq(row + 1)]
+                m.d.sync += [index.eq(following), base.eq(following), row.eq(Mux(last_row, 0, row + 1))]
         with m.If(self.start):
-            m.d.sync += [index.eq(command.target), row.eq(command.target_stride)]
+            m.d.sync += [index.eq(command.target), base.eq(command.target), row.eq(command.target_stride)]
 
     def _pack(self, m, inside):
         """INT8 slots to slots of words: (valid, words, their mask, last of a row)."""
