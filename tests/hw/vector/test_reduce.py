@@ -1,5 +1,5 @@
 # amaranth: UnusedElaboratable=no
-"""Reducer against the golden sum and maximum, with rows as close together as it allows."""
+"""Reducer against the golden sum, maximum and argmax, with rows as close together as it allows."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from tilewright.hw.vector.reduce import Reducer
 from tilewright.sim.golden import vector
 
 SEED = 77
+INDEX = 0xFFFFFFE0
 SPECIAL = np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F7FFFFF, 0xFF7FFFFF, 0x00800000], np.uint32)
 
 
@@ -22,9 +23,10 @@ def run(dut, kind, rows, keep, rng, *, bubbles):
 
     async def feed(ctx):
         ctx.set(dut.reduce, kind)
+        ctx.set(dut.index, INDEX)
         for row, limit in zip(rows, keep, strict=True):
             n = len(row)
-            tail = dut.tail_max if kind == Reduce.MAX else dut.tail_sum_short if n < 32 else dut.tail_sum
+            tail = (dut.tail_sum_short if n < 32 else dut.tail_sum) if kind == Reduce.SUM else dut.tail_max
             for start in range(0, n, lanes):
                 part = row[start:start + lanes]
                 # What lies beyond a row is any number.
@@ -64,22 +66,24 @@ def run(dut, kind, rows, keep, rng, *, bubbles):
 
 @pytest.mark.parametrize("bubbles", [0.0, 0.3])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8])
-@pytest.mark.parametrize("kind", [Reduce.SUM, Reduce.MAX])
+@pytest.mark.parametrize("kind", [Reduce.SUM, Reduce.MAX, Reduce.ARGMAX])
 def test_rows(kind, lanes, bubbles):
     print(f"seed {SEED}")
     rng = np.random.default_rng(SEED)
-    # MAX rows of one slot come faster than a slow taker empties the result; the unit's writer is faster.
+    # Rows of one slot, whose maximum is sought, come faster than a slow taker empties the result; the writer is faster.
     for n in (1, 31, 32, 33, 64, 172) if kind == Reduce.SUM else (61, 172):
         rows = (rng.standard_normal((4, n)) * 2.0 ** rng.integers(-20, 20, (4, n))).astype(np.float32).view(np.uint32)
         rows[1] = np.where(rng.random(n) < 0.05, rng.choice(SPECIAL, n), rows[1])
         rows[2] |= 1 << 31
-        keep = np.array([n, n, int(rng.integers(0, n + 1)), 0 if kind == Reduce.MAX else n])
+        keep = np.array([n, n, int(rng.integers(0, n + 1)), n if kind == Reduce.SUM else 0])
         got = run(Reducer(lanes=lanes), kind, rows, keep, rng, bubbles=bubbles)
         x = rows.view(np.float32)
         if kind == Reduce.SUM:
             expected = vector.sum_rows(np.where(np.arange(n) < keep[:, None], x, np.float32(0)))
-        else:
+        elif kind == Reduce.MAX:
             expected = vector.max_rows(x, keep)
+        else:
+            expected = vector.argmax_rows(x, np.arange(n) < keep[:, None], INDEX)[0]
         assert got.tolist() == expected.view(np.uint32).tolist()
 
 

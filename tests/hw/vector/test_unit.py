@@ -70,7 +70,8 @@ def test_masks(check, lanes, group_words):
     cases = [dict(n=33, rows=3, valid=12, first=5, valid_step=7), dict(n=9, rows=2, valid=0),
              dict(n=9, rows=3, valid=1, first=0xFFFE, valid_step=1), dict(n=9, rows=3, valid=2, valid_step=0xFFFF),
              dict(n=7, rows=9, ring=7, valid=3, first=4, valid_step=1), dict(n=20, rows=2, ring=40, valid=3, first=30)]
-    cases += [ring_case(rng, n, rows) for n, rows in ((1, 4), (5, 12), (8, 9), (33, 4), (40, 3), (9, 9), (7, 5), (13, 7), (4, 9))]
+    cases += [ring_case(rng, n, rows) for n, rows in (
+        (1, 4), (5, 12), (8, 9), (33, 4), (40, 3), (9, 9), (7, 5), (13, 7), (4, 9))]
     kinds = ((Reduce.NONE, Dest.FP32), (Reduce.SUM, Dest.ACTIVATION), (Reduce.MAX, Dest.PACKED),
              (Reduce.ARGMAX, Dest.NONE))
     cases = [dict(case, reduce=reduce, dest=dest, d_kind=STREAM)
