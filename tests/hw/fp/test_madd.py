@@ -6,9 +6,9 @@ import pytest
 from tilewright.hw.fp.madd import FP32MultiplyAdd
 
 
-@pytest.mark.parametrize("dsps", [4, 1])
-def test_two_roundings(run_simulator, check, softfloat, fp32_operands, dsps):
-    a, b, c = fp32_operands(5_000, seed=130 + dsps)
+@pytest.mark.parametrize("dsps, count", [(4, 10_000), (1, 5_000)])
+def test_two_roundings(run_simulator, check, softfloat, fp32_operands, dsps, count):
+    a, b, c = fp32_operands(count, seed=130 + dsps)
     check(run_simulator(FP32MultiplyAdd(dsps=dsps), a=a, b=b, c=c), softfloat.madd(a, b, c), a=a, b=b, c=c)
 
 
