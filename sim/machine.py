@@ -17,6 +17,7 @@ from tilewright.hw.commands import (
     PATCHES,
     REGISTERS,
     Condition,
+    Format,
     Opcode,
     ScalarOp,
     Unit,
@@ -25,7 +26,7 @@ from tilewright.hw.commands import (
 from tilewright.hw.config import BLOCK
 from tilewright.hw.registers import ARGUMENTS, REGIONS, ErrorCode
 from tilewright.sim.golden.functions import table_from
-from tilewright.sim.golden.matmul import linear
+from tilewright.sim.golden.matmul import linear, linear_fp16
 
 from .hazards import Access, HazardError, HazardTracker, intervals
 from .transfers import transfer
@@ -68,7 +69,7 @@ class _Tiles:
 
     stream: int           # number of the STREAM
     scaled: bool
-    weights: np.ndarray   # int8 [tiles, k, lanes]
+    weights: np.ndarray   # int8 [tiles, k, lanes]; FP16 are pairs of these
     scales: np.ndarray    # float16 [tiles, blocks, lanes]
     taken: int = 0
 
@@ -81,9 +82,9 @@ class _Scratchpad:
 
 @dataclass
 class _Activation:
-    q: np.ndarray         # int8 [rows, depth]
-    code: np.ndarray      # uint8 [rows, depth / 32]
-    written: np.ndarray   # bool [rows, depth]
+    q: np.ndarray         # int8 [columns, depth]; an INT8 row is a column of bytes, an FP16 row two
+    code: np.ndarray      # uint8 [columns, depth / 32]
+    written: np.ndarray   # bool [columns, depth]
 
 
 @dataclass(eq=False)
@@ -105,9 +106,10 @@ class Machine:
         self._groups = config.scratchpad_groups
         self.scratchpad = _Scratchpad(np.zeros(config.scratchpad_bytes // 4, np.uint32),
                                       np.zeros(config.scratchpad_bytes // 4, bool))
-        self.activation = _Activation(np.zeros((config.rows, config.activation_depth), np.int8),
-                                      np.zeros((config.rows, config.activation_depth // BLOCK), np.uint8),
-                                      np.zeros((config.rows, config.activation_depth), bool))
+        columns = max(config.rows, 2 * config.fp16_rows)
+        self.activation = _Activation(np.zeros((columns, config.activation_depth), np.int8),
+                                      np.zeros((columns, config.activation_depth // BLOCK), np.uint8),
+                                      np.zeros((columns, config.activation_depth), bool))
 
     # Running a program.
 
@@ -260,7 +262,7 @@ class Machine:
         self.scratchpad.words[words[:, :n]] = values
 
     def activation_access(self, row, index, rows, n, *, write):
-        """Access for ``rows`` x ``n`` activations from [row, index]."""
+        """Access for ``n`` activations in ``rows`` columns from [row, index]."""
         count, depth = self.activation.q.shape
         if row + rows > count or index + n > depth:
             self.fail(f"activation rows {row} to {row + rows} of {count}, indices {index} to {index + n} of {depth}",
@@ -315,23 +317,40 @@ class Machine:
 
     def _matmul(self, fields):
         config, k, n, rows = self.config, fields["k"], fields["n"], fields["rows"]
+        half = fields["format"] == Format.FP16
+        size, outputs = (config.fp16_rows, config.lanes // 2) if half else (config.rows, config.lanes)
         if not k or not n or not rows:
             self.fail(f"k = {k}, n = {n}, rows = {rows}", ErrorCode.BAD_FIELD)
-        if rows > config.rows and k > config.prefetch_beats:
+        if ("fp16" if half else "int8") not in config.formats or (half and fields["scaled"]):
+            self.fail(f"format = {Format(fields['format']).name}, scaled = {fields['scaled']} on a build with "
+                      f"{', '.join(config.formats)}", ErrorCode.BAD_FIELD)
+        if rows > size and k > config.prefetch_beats:
             self.fail(f"{rows} rows replay tiles of {k} beats, the prefetch buffer holds {config.prefetch_beats}",
                       ErrorCode.BAD_FIELD)
         dest = fields["dest"] + np.arange(rows) * fields["dest_stride"] & 0xFFFF
         accesses = [self.scratch_access(dest, -(-n // config.group_words), write=True)]
-        weights, scales = self._take_tiles(-(-n // config.lanes), k, bool(fields["scaled"]))
+        weights, scales = self._take_tiles(-(-n // outputs), k, bool(fields["scaled"]))
+        if half:
+            weights = _joined(weights.reshape(-1, outputs, 2, k)[:, :, 0], weights.reshape(-1, outputs, 2, k)[:, :, 1])
+            weights = weights.reshape(-1, k)
         results = []
-        for group, first in enumerate(range(0, rows, config.rows)):
-            count = min(config.rows, rows - first)
+        for group, first in enumerate(range(0, rows, size)):
+            count = min(size, rows - first)
             index = fields["activation"] + group * fields["group_stride"] & 0xFFFF
-            accesses.append(self.activation_access(0, index, count, k, write=False))
-            if not self.activation.written[:count, index:index + k].all():
+            columns = 2 * count if half else count
+            accesses.append(self.activation_access(0, index, columns, k, write=False))
+            if not self.activation.written[:columns, index:index + k].all():
                 self.fail(f"activations from {index} are read, but were not all written")
+            q = self.activation.q[:columns, index:index + k]
+            if half:
+                results.append(linear_fp16(_joined(q[0::2], q[1::2]), weights[:n]))
+                continue
             codes = self.activation.code[:count, index // BLOCK:-(-(index + k) // BLOCK)]
-            results.append(linear(self.activation.q[:count, index:index + k], codes, weights[:n],
-                                  scales[:n] if fields["scaled"] else None))
+            results.append(linear(q, codes, weights[:n], scales[:n] if fields["scaled"] else None))
         self.write_rows(dest, np.concatenate(results).view(np.uint32))
         return accesses
+
+
+def _joined(low, high):
+    """FP16 from arrays of their low and high bytes."""
+    return np.ascontiguousarray(np.stack([low, high], -1)).view(np.float16)[..., 0]

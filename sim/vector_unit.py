@@ -50,11 +50,11 @@ def vector(machine, fields):
         accesses.append(machine.scratch_access(address("target"), groups, write=True))
         machine.write_rows(address("target"), _halves(t4).astype(np.uint32) if fields["half"] else t4.view(np.uint32))
     elif fields["dest"] == Dest.ACTIVATION and fields["half"]:
-        accesses.append(_halves_to_activation(machine, fields, _halves(t4)))
+        accesses += _halves_to_activation(machine, fields, _halves(t4))
     elif fields["dest"] != Dest.NONE:
         q, code = a8.quantise(t4, block=None if fields["row_scale"] else BLOCK)
         if fields["dest"] == Dest.ACTIVATION:
-            accesses.append(_to_activation(machine, fields, q, code))
+            accesses += _to_activation(machine, fields, q, code)
         else:
             accesses += _to_scratchpad(machine, fields, q, code, address)
     return accesses
@@ -110,33 +110,46 @@ def _halves(t4):
     return fp32.to_fp16(t4).view(np.uint16)
 
 
+def _row_groups(machine, fields, rows, size):
+    """Where rows go in an activation buffer with ``size`` rows: (their slice, first row, index) of each row group."""
+    row, index, taken = fields["target_stride"], fields["target"], 0
+    if row >= size:
+        machine.fail(f"activation row {row} of {size}", ErrorCode.ACTIVATION_RANGE)
+    if fields["group_stride"] % BLOCK:
+        machine.fail(f"group_stride = {fields['group_stride']} is not a multiple of {BLOCK}", ErrorCode.BAD_FIELD)
+    while taken < rows:
+        count = min(size - row, rows - taken)
+        yield slice(taken, taken + count), row, index
+        row, index, taken = 0, index + fields["group_stride"], taken + count
+
+
 def _halves_to_activation(machine, fields, halves):
-    """An FP16 row is two columns of bytes: low bytes, then high bytes."""
-    (rows, n), index, row = halves.shape, fields["target"], fields["target_stride"]
-    if row + rows > machine.config.fp16_rows:
-        machine.fail(f"FP16 activation rows {row} to {row + rows} of {machine.config.fp16_rows}",
-                     ErrorCode.ACTIVATION_RANGE)
-    access = machine.activation_access(2 * row, index, 2 * rows, n, write=True)
-    state, columns = machine.activation, slice(2 * row, 2 * (row + rows))
-    data = np.stack([halves & 0xFF, halves >> 8], 1).astype(np.uint8).view(np.int8)
-    state.q[columns, index:index + n] = data.reshape(2 * rows, n)
-    state.written[columns, index:index + n] = True
-    return access
+    """Accesses. An FP16 row is two columns of bytes: low bytes, then high bytes."""
+    rows, n = halves.shape
+    accesses, state = [], machine.activation
+    for part, row, index in _row_groups(machine, fields, rows, machine.config.fp16_rows):
+        count = part.stop - part.start
+        accesses.append(machine.activation_access(2 * row, index, 2 * count, n, write=True))
+        columns = slice(2 * row, 2 * (row + count))
+        data = np.stack([halves[part] & 0xFF, halves[part] >> 8], 1).astype(np.uint8).view(np.int8)
+        state.q[columns, index:index + n] = data.reshape(2 * count, n)
+        state.written[columns, index:index + n] = True
+    return accesses
 
 
 def _to_activation(machine, fields, q, code):
-    (rows, n), index, row = q.shape, fields["target"], fields["target_stride"]
-    if row + rows > machine.config.rows:
-        machine.fail(f"activation rows {row} to {row + rows} of {machine.config.rows}", ErrorCode.ACTIVATION_RANGE)
-    access = machine.activation_access(row, index, rows, n, write=True)
-    blocks = code.shape[1]
-    state = machine.activation
-    state.q[row:row + rows, index:index + n] = q
-    state.code[row:row + rows, index // BLOCK:index // BLOCK + blocks] = code
-    state.written[row:row + rows, index:index + n] = True
-    # The rest of the last block shares the new scale: whatever stood there is lost.
-    state.written[row:row + rows, index + n:index + blocks * BLOCK] = False
-    return access
+    """Accesses."""
+    (rows, n), blocks = q.shape, code.shape[1]
+    accesses, state = [], machine.activation
+    for part, row, index in _row_groups(machine, fields, rows, machine.config.rows):
+        columns = slice(row, row + part.stop - part.start)
+        accesses.append(machine.activation_access(row, index, part.stop - part.start, n, write=True))
+        state.q[columns, index:index + n] = q[part]
+        state.code[columns, index // BLOCK:index // BLOCK + blocks] = code[part]
+        state.written[columns, index:index + n] = True
+        # The rest of the last block shares the new scale: whatever stood there is lost.
+        state.written[columns, index + n:index + blocks * BLOCK] = False
+    return accesses
 
 
 def _to_scratchpad(machine, fields, q, code, address):

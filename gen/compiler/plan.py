@@ -116,7 +116,7 @@ def vector_phases(shape):
     phases = {
         "attn_norm": (OUTPUT, OUTPUT) if shape.topology == "post_norm" else (INPUT, INPUT),
         "ffn_norm": (ffn_norm, ffn_norm), "post_attn_norm": (OUTPUT, OUTPUT), "post_ffn_norm": (FFN, FFN),
-        "attn_sub_norm": (OUTPUT, OUTPUT), "ffn_sub_norm": (FFN, FFN),
+        "attn_sub_norm": (ATTENTION, ATTENTION), "ffn_sub_norm": (FFN, FFN),
         "q_norm": (INPUT, ATTENTION), "k_norm": (INPUT, INPUT),
         "q_bias": (INPUT, ATTENTION), "k_bias": (INPUT, INPUT), "v_bias": (INPUT, INPUT), "o_bias": (OUTPUT, OUTPUT),
         "up_bias": (FFN, FFN), "down_bias": (FFN, FFN),

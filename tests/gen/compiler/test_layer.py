@@ -57,10 +57,49 @@ def test_small_buffers_change_only_the_schedule(layer_bench, scratchpad_bytes, a
     config = replace(load_preset("micro"), scratchpad_bytes=scratchpad_bytes, activation_depth=activation_depth,
                      max_hidden=256, max_context=350)
     bench = layer_bench(config, context=350, seed=10, **STORIES | {"kv_heads": 8})
-    plan = plan_layer(config, bench.shape, 350, decode=True)
+    plan = plan_layer(config, bench.shape, 350, formats=("int8", "int8"), decode=True)
     assert (plan.score_slots, plan.probability_slots, plan.scale_slots) == slots
     for tokens, decode in ((1, False), (bench.layer.prefill_tokens, False), (1, True), (1, True)):
         bench.check(tokens, decode=decode)
+
+
+STRUCTURES = {
+    "parallel, one norm, biases": {"topology": "parallel_shared", "norm": "layer_norm", "mlp": "plain", "rotary_dim": 8,
+                                   "activation": "gelu_tanh", "biases": ("q", "k", "v", "o", "ffn")},
+    "parallel, two norms": {"topology": "parallel", "norm": "layer_norm", "mlp": "plain", "rope_pairing": "half_split",
+                            "activation": "gelu_erf", "biases": ("q", "k", "v", "o", "ffn"), "rotary_dim": 4},
+    "sub-norms, no RoPE": {"norm": "layer_norm", "sub_norm": True, "mlp": "plain", "activation": "gelu_erf",
+                           "rotary_dim": 0, "biases": ("q", "k", "v", "o", "ffn")},
+    "sandwich, q and k norm, window": {"topology": "sandwich", "qk_norm": True, "activation": "gelu_tanh",
+                                       "rope_pairing": "half_split", "window": 9},
+    "window of a power of two": {"window": 8, "biases": ("q", "k", "v")},
+    "gate with biases": {"biases": ("o", "ffn"), "activation": "quick_gelu"},
+}
+
+
+@pytest.mark.parametrize("formats", [("int8", "int8"), ("fp16", "fp16"), ("int8", "fp16"), ("fp16", "int8")], ids="-".join)
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("preset", ["micro", "medium"])
+def test_structures(layer_bench, preset, structure, formats):
+    """Prefill in chunks, then decode, over the end of a window's ring."""
+    bench = layer_bench(load_preset(preset), context=64, seed=14, formats=formats, **RAGGED | STRUCTURES[structure])
+    most = bench.layer.prefill_tokens
+    bench.check(1)
+    while bench.position + most <= 46:
+        bench.check(most)
+    for _ in range(4):
+        bench.check(1, decode=True)
+
+
+@pytest.mark.parametrize("formats", [("int8", "int8"), ("fp16", "fp16")], ids="-".join)
+@pytest.mark.parametrize("preset, tokens", [("micro", 5), ("medium", 21)])
+def test_encoder(layer_bench, preset, tokens, formats):
+    """The whole sequence in one run, in several row groups."""
+    bench = layer_bench(load_preset(preset), context=tokens, seed=15, formats=formats, causal=False, norm="layer_norm",
+                        topology="post_norm", mlp="plain", activation="gelu_erf", biases=("q", "k", "v", "o", "ffn"),
+                        hidden=96, heads=3, kv_heads=3, head_dim=32, ffn=172, rotary_dim=0)
+    assert bench.layer.decode is None and bench.layer.prefill_tokens == tokens
+    bench.check(tokens)
 
 
 @pytest.mark.slow
