@@ -39,17 +39,17 @@ def _units(preset):
     def engine():
         from tilewright.hw.matmul.engine import MatmulEngine
         return MatmulEngine(
-            rows=config.rows, lanes=config.lanes, accumulate_lanes=config.accumulate_lanes,
-            activation_depth=config.activation_depth, group_words=config.group_words,
-            vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
+            formats=config.formats, rows=config.rows, fp16_rows=config.fp16_rows, lanes=config.lanes,
+            accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
+            group_words=config.group_words, vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
 
     def vector():
         from tilewright.hw.vector.unit import VectorUnit
 
         from .functions import function_tables
         return VectorUnit(lanes=config.vector_lanes, group_words=config.group_words,
-                          tables=function_tables(config.functions), activation_rows=config.rows,
-                          max_row=config.max_head_dim)
+                          tables=function_tables(config.functions), formats=config.formats,
+                          activation_rows=config.rows, fp16_rows=config.fp16_rows, max_row=config.max_head_dim)
 
     def sequencer():
         from tilewright.hw.sequencer.sequencer import Sequencer

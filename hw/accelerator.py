@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .commands import Unit
+from .config import FORMATS
 from .counters import Counters
 from .csr import AxiLite, CsrBank
 from .matmul.engine import MatmulEngine
@@ -72,12 +73,13 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(width=config.bus_width)
         reset = ResetInserter(sequencer.abort)
         engine = MatmulEngine(
-            rows=config.rows, lanes=config.lanes, accumulate_lanes=config.accumulate_lanes,
-            activation_depth=config.activation_depth, group_words=config.group_words,
-            vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
+            formats=config.formats, rows=config.rows, fp16_rows=config.fp16_rows, lanes=config.lanes,
+            accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
+            group_words=config.group_words, vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
         vector = VectorUnit(
             lanes=config.vector_lanes, group_words=config.group_words, tables=self._tables,
-            activation_rows=config.rows, max_row=config.max_head_dim)
+            formats=config.formats, activation_rows=config.rows, fp16_rows=config.fp16_rows,
+            max_row=config.max_head_dim)
         prefetch = Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats)
         load = Load(group_words=config.group_words, burst_beats=config.burst_beats)
         store = Store(address_width=config.address_width, group_words=config.group_words,
@@ -131,6 +133,8 @@ class Accelerator(wiring.Component):
             "identity_value": IDENTITY, "version_value": VERSION, "config_hash_value": int(config.sha256[:8], 16),
             "config_array_rows": config.rows, "config_array_lanes": config.lanes,
             "config_array_bus_bytes": config.bus_bytes, "config_array_vector_lanes": config.vector_lanes,
+            **{f"config_formats_{name}": name in config.formats for name in FORMATS},
+            "config_formats_fp16_rows": config.fp16_rows,
             "config_buffers_scratchpad_log2": _log2(config.scratchpad_bytes),
             "config_buffers_activation_log2": _log2(config.activation_depth),
             "config_buffers_prefetch_log2": _log2(config.prefetch_beats),

@@ -100,11 +100,13 @@ class BlockAccumulate(wiring.Component):
     no_scales_due : Out(1)       the scales of all blocks begun are taken
     waits_for_scales : Out(1)    a job waits for its weight scales
     idle : Out(1)                nothing in work; results may still be on their way
+    hold : In(1)                 results before these are on their way: give none out
+    settled : Out(1)             nothing in work and no result on its way
     scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
     step, step_row, step_column, sums    to the array
     scale_row, scale_block, code         to the activation buffer
     result_valid, result : Out   [outputs] FP32, always taken
-    result_freed : In(1)         the result buffer has one entry more free
+    free : In, claim : Out(1)    free entries of the result buffer; one of them is claimed
     """
 
     def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay):
@@ -112,7 +114,7 @@ class BlockAccumulate(wiring.Component):
             raise ValueError(f"outputs must divide lanes = {lanes}, not {outputs!r}")
         self._rows, self._columns, self._outputs = rows, lanes // outputs, outputs
         self._steps = rows * lanes // outputs
-        self._results, self._array_delay = results, array_delay
+        self._array_delay = array_delay
         self._job = block_job(rows=rows, blocks=blocks)
         super().__init__({
             "block_begin": In(1), "block_end": In(1), "job": In(self._job), "room": Out(1),
@@ -121,7 +123,8 @@ class BlockAccumulate(wiring.Component):
             "step": Out(1), "step_row": Out(range(rows)), "step_column": Out(range(self._columns)),
             "sums": In(SUM_WIDTH * outputs),
             "scale_row": Out(range(rows)), "scale_block": Out(range(blocks)), "code": In(8),
-            "result_valid": Out(1), "result": Out(32 * outputs), "result_freed": In(1),
+            "result_valid": Out(1), "result": Out(32 * outputs),
+            "free": In(range(results + 1)), "claim": Out(1), "hold": In(1), "settled": Out(1),
         })
 
     def elaborate(self, platform):
@@ -140,10 +143,10 @@ class BlockAccumulate(wiring.Component):
         outstanding, arrived = Signal(), Signal()  # a block's last beat is issued; its sums are about to be held
         arriving = Signal(self._array_delay - 3)   # the first step selects sums in the second cycle after the start
         remaining = Signal(range(self._steps + 1))
-        free = Signal(range(self._results + 1), init=self._results)
         spacing = Signal(range(AccumulateLane.spacing))
         m.d.comb += [
-            self.step.eq((remaining != 0) & (~active.last | (free != 0))),
+            self.step.eq((remaining != 0) & (~active.last | ((self.free != 0) & ~self.hold))),
+            self.claim.eq(self.step & active.last),
             start.eq(arrived & ((remaining == 0) | (self.step & (remaining == 1)))
                      & (scale_ready | ~pending.scaled) & (pending.first | (spacing == 0))),
             self.waits_for_scales.eq(arrived & pending.scaled & ~scale_ready),
@@ -151,7 +154,6 @@ class BlockAccumulate(wiring.Component):
         ]
         m.d.sync += [
             arriving.eq(Cat(self.block_end, arriving)),
-            free.eq(free + self.result_freed - (self.step & active.last)),
             spacing.eq(Mux(spacing == 0, 0, spacing - 1)),
         ]
         with m.If(arriving[-1]):
@@ -167,7 +169,8 @@ class BlockAccumulate(wiring.Component):
             ]
         # Held sums may change from the second cycle after the last step of the job in work on. A beat issued in the
         # next cycle changes them array_delay cycles after that, so array_delay steps may be left, if none waits.
-        safe = (remaining <= self._array_delay) & (~active.last | (free >= remaining))
+        safe = (remaining <= self._array_delay) & (
+            ~active.last | ((self.free >= remaining) & ~self.hold))
         m.d.sync += self.room.eq(~outstanding & ~self.block_end & safe)
         m.d.comb += [
             self.step_row.eq(position >> column_bits), self.step_column.eq(position[:column_bits]),
@@ -221,4 +224,5 @@ class BlockAccumulate(wiring.Component):
                 lane.write.eq(control[-1][0]), lane.write_entry.eq(control[-1][3:]),
                 self.result.word_select(j, 32).eq(lane.o),
             ]
-        m.d.comb += self.result_valid.eq(control[-1][1])
+        on_their_way = Cat(stage[1] for stage in control).any()
+        m.d.comb += [self.result_valid.eq(control[-1][1]), self.settled.eq(self.idle & ~on_their_way)]

@@ -1,6 +1,6 @@
-"""The activation buffer: INT8 activations and their scale codes."""
+"""The activation buffer: INT8 activations and their scale codes, FP16 activations."""
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -12,10 +12,11 @@ __all__ = ["ActivationBuffer"]
 
 
 class ActivationBuffer(wiring.Component):
-    """``rows`` x ``depth`` INT8 activations, and a scale code for each row and block of 32 reduction indices.
+    """``depth`` bytes in each of max(rows, 2 * fp16_rows) columns, and a scale code for each INT8 row and block of 32
+    reduction indices. INT8 row r is column r; FP16 row r is columns 2 r (low bytes) and 2 r + 1.
 
     The vector unit writes ``lanes`` consecutive indices of one row a cycle, the array reads one index of all rows. So
-    there are ``lanes`` banks, index k in bank k mod lanes, each as wide as all rows and written by byte strobes.
+    there are ``lanes`` banks, index k in bank k mod lanes, each as wide as all columns and written by byte strobes.
 
     Latency: ``delay`` cycles from an index or block to its data. Throughput: one index, one code and one write a cycle.
     Flow control: none.
@@ -24,42 +25,51 @@ class ActivationBuffer(wiring.Component):
 
     Parameters
     ----------
-    rows : int    a power of two
-    depth : int   reduction indices, a power of two, a multiple of 32 and of ``lanes``
-    lanes : int   indices written a cycle, a power of two
+    rows : int        INT8 rows, a power of two; 0: none, and no scales
+    fp16_rows : int   FP16 rows, a power of two; 0: none
+    depth : int       reduction indices, a power of two, a multiple of 32 and of ``lanes``
+    lanes : int       indices written a cycle, a power of two
 
     Members
     -------
     write : In(ActivationWrite)          the vector unit's port; ``fault``: outside the buffer, nothing is written
     index : In                           reduction index to read
-    data : Out(8 * rows)                 its activations, row 0 lowest
+    data : Out(8 * columns)              its bytes, column 0 lowest
     scale_row, scale_block : In          scale to read
     code : Out(8)                        its code
     """
 
     delay = 2
 
-    def __init__(self, *, rows, depth, lanes):
-        for name, value in (("rows", rows), ("depth", depth), ("lanes", lanes)):
-            if not isinstance(value, int) or value < 1 or value & (value - 1):
+    def __init__(self, *, rows, depth, lanes, fp16_rows=0):
+        for name, value in (("rows", rows), ("fp16_rows", fp16_rows), ("depth", depth), ("lanes", lanes)):
+            least = 0 if name.endswith("rows") else 1
+            if not isinstance(value, int) or value < least or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value!r}")
+        if not rows and not fp16_rows:
+            raise ValueError("rows and fp16_rows must not both be 0")
         if depth % BLOCK or depth < 2 * lanes:
             raise ValueError(f"depth must be a multiple of {BLOCK} and at least 2 * lanes = {2 * lanes}, not {depth}")
-        self._rows, self._depth, self._lanes = rows, depth, lanes
+        self._rows, self._fp16_rows, self._depth, self._lanes = rows, fp16_rows, depth, lanes
+        self._columns = max(rows, 2 * fp16_rows)
         super().__init__({
-            "write": In(ActivationWrite(lanes=lanes)),
-            "index": In(range(depth)), "data": Out(8 * rows),
-            "scale_row": In(range(rows)), "scale_block": In(range(depth // BLOCK)), "code": Out(8),
+            "write": In(ActivationWrite(lanes=lanes, fp16=fp16_rows > 0)),
+            "index": In(range(depth)), "data": Out(8 * self._columns),
+            "scale_row": In(range(max(rows, 1))), "scale_block": In(range(depth // BLOCK)), "code": Out(8),
         })
 
     def elaborate(self, platform):
         m = Module()
         port = self.write
+        outside = port.row >= self._rows
+        if self._fp16_rows:
+            outside = Mux(port.half, port.row >= self._fp16_rows, outside)
         m.d.comb += port.fault.eq(
-            (port.valid & ((port.index >= self._depth) | (port.row >= self._rows)))
+            (port.valid & ((port.index >= self._depth) | outside))
             | (port.scale_valid & ((port.scale_block >= self._depth // BLOCK) | (port.scale_row >= self._rows))))
         self._build_data(m)
-        self._build_scales(m)
+        if self._rows:
+            self._build_scales(m)
         return m
 
     def _build_data(self, m):
@@ -68,20 +78,31 @@ class ActivationBuffer(wiring.Component):
         for lane in range(self._lanes):
             # no_rw_check: no index is written while it is read, see the class.
             m.submodules[f"bank_{lane}"] = bank = memory.Memory(
-                shape=8 * self._rows, depth=self._depth // self._lanes, init=[], attrs={"no_rw_check": 1})
+                shape=8 * self._columns, depth=self._depth // self._lanes, init=[], attrs={"no_rw_check": 1})
             write, read = bank.write_port(granularity=8), bank.read_port()
+            even = odd = port.data.word_select(lane, 8)
+            if self._fp16_rows:
+                even, odd = [Mux(port.half, port.data.word_select(2 * lane + i, 8), even) for i in range(2)]
             m.d.comb += [
                 write.addr.eq(port.index >> shift),
-                write.data.eq(port.data.word_select(lane, 8).replicate(self._rows)),
+                write.data.eq(Cat(even, odd).replicate(-(-self._columns // 2))),
                 read.addr.eq(self.index >> shift), read.en.eq(1),
             ]
-            for row in range(self._rows):
-                m.d.comb += write.en[row].eq(port.valid & ~port.fault & port.mask[lane] & (port.row == row))
+            m.d.comb += write.en.eq(Mux(port.valid & ~port.fault & port.mask[lane], self._columns_of_row(), 0))
             words.append(read.data)
         bank_read = Signal(range(self._lanes), reset_less=True)
-        data = Signal(8 * self._rows, reset_less=True)
+        data = Signal(8 * self._columns, reset_less=True)
         m.d.sync += [bank_read.eq(self.index[:shift]), data.eq(Array(words)[bank_read])]
         m.d.comb += self.data.eq(data)
+
+    def _columns_of_row(self):
+        """A bit a column that the row written lies in."""
+        port, bits = self.write, exact_log2(self._columns)
+        hits = [port.row[:bits] == column for column in range(self._columns)]
+        if self._fp16_rows:
+            halves = [port.row[:bits] == column // 2 for column in range(self._columns)]
+            hits = [Mux(port.half, half, hit) for half, hit in zip(halves, hits, strict=True)]
+        return Cat(hits)
 
     def _build_scales(self, m):
         port, bits = self.write, exact_log2(self._rows)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .products import PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights, packed_products
 
-__all__ = ["SUM_WIDTH", "PeRow", "PeArray"]
+__all__ = ["SUM_WIDTH", "PeRow", "PeArray", "any_of"]
 
 SUM_WIDTH = 20
 """Bits of a block sum: 32 * 127 * 128 < 2^19."""
@@ -143,7 +143,7 @@ class PeArray(wiring.Component):
                     parts[j].append(row.sums.word_select(lane, SUM_WIDTH))
         for j, sums in enumerate(parts):
             joined = Signal(SUM_WIDTH, reset_less=True, name=f"joined_{j}")
-            m.d.sync += joined.eq(_any_of(sums))
+            m.d.sync += joined.eq(any_of(sums))
             m.d.comb += self.sums.word_select(j, SUM_WIDTH).eq(joined)
         return m
 
@@ -159,7 +159,7 @@ class PeArray(wiring.Component):
         return add, hand_over, clear
 
 
-def _any_of(values):
+def any_of(values):
     """OR of all values, as a balanced tree."""
     while len(values) > 1:
         values = [a | b for a, b in zip(values[::2], values[1::2], strict=False)] + values[len(values) & ~1:]

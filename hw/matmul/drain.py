@@ -16,13 +16,14 @@ drain, so that one bit more is enough."""
 TILES = 8
 
 
-def drain_tile(*, rows, lanes):
+def drain_tile(*, rows, lanes, halves=False):
     """Layout of what the drain must know of a tile: the group of its first row's output 0 (``ADDRESS_WIDTH`` bits),
     groups from row to row, groups from output 0 to its first output, outputs in use, last row in use, last tile of a
-    command."""
+    command. With ``halves`` also whether a row has half as many outputs, as FP16 tiles beside INT8 ones."""
     return data.StructLayout({
         "base": ADDRESS_WIDTH, "stride": SCRATCH_ADDRESS_WIDTH, "column": SCRATCH_ADDRESS_WIDTH,
-        "count": range(lanes + 1), "last_row": range(rows), "final": 1})
+        "count": range(lanes + 1), "last_row": range(rows), "final": 1,
+        **({"half": 1} if halves else {})})
 
 
 class Drain(wiring.Component):
@@ -30,7 +31,8 @@ class Drain(wiring.Component):
     base + r * stride + column on. Words of outputs not in use are not written.
 
     Latency: a result is offered to the scratchpad 2 cycles after it came, if nothing waits before it. Throughput:
-    min(outputs, group_words) words a cycle. Flow control: results are always taken; who sends them counts ``freed``.
+    min(outputs, group_words) words a cycle. Flow control: results are always taken; who sends them claims an entry of
+    the buffer before, while ``free`` is not zero.
 
     Parameters
     ----------
@@ -38,33 +40,38 @@ class Drain(wiring.Component):
     outputs : int        words that come together: outputs c * outputs .. of a row, rows first, then c
     group_words : int    words of a scratchpad group, a divisor of ``lanes``
     entries : int        results buffered, a power of two
+    halves : bool        there are ``half`` tiles too; one of their results holds a row at most
 
     Members
     -------
     tile_valid, tile : In     a tile's results will come; in order
     room : Out(1)             two more tiles can be announced
     result_valid, result : In [outputs] FP32
-    freed : Out(1)            an entry of the result buffer is free again
+    free : Out, claim : In(1) entries of the result buffer that nobody has claimed; one is claimed
     write : Out(ScratchWrite)
     done : Out(1)             a command's last result is written, and every reader sees it
     error : Out(1)            a result lies outside the scratchpad; nothing is written any more
     idle : Out(1)             no tile announced is unfinished
     """
 
-    def __init__(self, *, rows, lanes, outputs, group_words, entries):
+    def __init__(self, *, rows, lanes, outputs, group_words, entries, halves=False):
         for name, value in (("rows", rows), ("lanes", lanes), ("outputs", outputs), ("group_words", group_words),
                             ("entries", entries)):
             if not isinstance(value, int) or value < 1 or value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value!r}")
         if outputs > lanes or group_words > lanes:
             raise ValueError(f"outputs = {outputs} and group_words = {group_words} must be at most lanes = {lanes}")
+        if halves and group_words > lanes // 2:
+            raise ValueError(f"group_words = {group_words} must be at most lanes / 2 = {lanes // 2} with halves")
         self._outputs, self._group_words, self._entries = outputs, group_words, entries
         self._words = min(outputs, group_words)
         self._pieces = lanes // self._words  # of a row
-        self._tile = drain_tile(rows=rows, lanes=lanes)
+        self._halves, self._wide_results = halves, halves and outputs > lanes // 2
+        self._tile = drain_tile(rows=rows, lanes=lanes, halves=halves)
         super().__init__({
             "tile_valid": In(1), "tile": In(self._tile), "room": Out(1),
-            "result_valid": In(1), "result": In(32 * outputs), "freed": Out(1),
+            "result_valid": In(1), "result": In(32 * outputs),
+            "free": Out(range(entries + 1), init=entries), "claim": In(1),
             "write": Out(ScratchWrite(width=32 * group_words)),
             "done": Out(1), "error": Out(1), "idle": Out(1),
         })
@@ -91,6 +98,12 @@ class Drain(wiring.Component):
             tiles.r_en.eq(go & end_of_row & (row == tile.last_row)),
             taken.eq(go & (piece[:exact_log2(self._outputs // self._words)] == self._outputs // self._words - 1)),
         ]
+        if self._halves:
+            with m.If(tile.half):
+                m.d.comb += end_of_row.eq(piece == self._pieces // 2 - 1)
+        if self._wide_results:
+            with m.If(end_of_row):
+                m.d.comb += taken.eq(go)
         with m.If(~begun):
             m.d.comb += base.eq(tile.base)
         with m.If(go):
@@ -111,9 +124,9 @@ class Drain(wiring.Component):
         taken = Signal()
         m.d.comb += [
             write.addr.eq(tail), write.en.eq(self.result_valid), write.data.eq(self.result), read.addr.eq(head),
-            self.freed.eq(taken),
         ]
-        m.d.sync += [tail.eq(tail + self.result_valid), head.eq(head + taken)]
+        m.d.sync += [
+            self.free.eq(self.free + taken - self.claim), tail.eq(tail + self.result_valid), head.eq(head + taken)]
         return taken, head != tail, read.data
 
     def _build_write(self, m, tile, ends, go, forward, base, piece, front):
