@@ -11,7 +11,8 @@ from enum import IntEnum
 from amaranth.lib import data
 
 __all__ = ["COMMAND_WORDS", "COMMAND_BYTES", "REGISTERS", "Opcode", "Unit", "NO_WAIT", "ScalarOp", "Condition",
-           "Operand", "Reduce", "Format", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "encode", "decode"]
+           "Operand", "Reduce", "Format", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "encode",
+           "decode"]
 
 COMMAND_WORDS = 16
 COMMAND_BYTES = 4 * COMMAND_WORDS

@@ -71,8 +71,9 @@ def run(
             bars.update(task, total=new_tokens + 1, completed=done, description=f"simulating {label}")
 
         report = run_layer(
-            config=configuration, shape=LayerShape.of(gguf.architecture.layer(index)), weights=gguf.quantised_layer(index),
-            x=gguf.embedding(tokens), prefill=len(tokens) - new_tokens, context=context, folder=folder,
+            config=configuration, shape=LayerShape.of(gguf.architecture.layer(index)),
+            weights=gguf.quantised_layer(index), x=gguf.embedding(tokens),
+            prefill=len(tokens) - new_tokens, context=context, folder=folder,
             memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves,
             step=lambda text: bars.update(task, description=text), progress=progress)
     if json_file is not None:

@@ -1,4 +1,4 @@
-"""The feed-forward part: up (and gate) in chunks, the activation of a chunk under the next chunk's matmuls, then down."""
+"""The feed-forward part: up (and gate) in chunks, a chunk's activation under the next chunk's matmuls, then down."""
 
 from tilewright.hw.commands import Dest, Operand
 

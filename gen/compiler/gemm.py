@@ -171,8 +171,8 @@ class _Gemm:
         self.program.emit(Opcode.LOAD, region=2, offset=first * self.x_row, rows=rows, planes=1, count=self.x_row,
                           row_stride=self.x_row, scratch=place * self.config.bus_bytes, scratch_row_stride=self.x_row)
         group, inside = divmod(row, self.format.rows)
-        self.program.emit(Opcode.VECTOR, n=self.k, rows=rows, a=place, a_stride=self.x_groups,
-                          **self.format.activation, target=self._slot(number) + group * self.depth, target_stride=inside)
+        self.program.emit(Opcode.VECTOR, n=self.k, rows=rows, a=place, a_stride=self.x_groups, target_stride=inside,
+                          target=self._slot(number) + group * self.depth, **self.format.activation)
 
     def _matmul(self, number, chunk, rows, count):
         """Returns the scratchpad group of the results."""

@@ -43,7 +43,7 @@ def pad_rows(x, config):
 
 
 def rope_rows(shape, context, config):
-    """Table of RoPE: for each position a row of cosines, then one of signed sines (-sin, +sin), each padded to beats."""
+    """Table of RoPE: for each position a row of cosines, then one of signed sines (-sin, +sin), padded to beats."""
     tables = rope_tables(rotary_dim=shape.rotary_dim, theta=shape.rope_theta, first=0, count=context,
                          scaling=shape.rope_scaling)
     return np.concatenate([pad_rows(table, config) for table in tables], axis=1)

@@ -104,7 +104,8 @@ def _program(b):
     b.load_vectors(FFN)
     feed_forward.activate(b, source)
     whole = sandwich or post
-    project_to_residual(b, shape.ffn, "gated", o_pieces, bias="down_bias", post_norm="post_ffn_norm" if sandwich else None,
+    project_to_residual(b, shape.ffn, "gated", o_pieces, bias="down_bias",
+                        post_norm="post_ffn_norm" if sandwich else None,
                         then=(lambda first, count: None) if whole else (lambda *piece: store_output(b, *piece)))
     if post:
         b.norm("ffn_norm", "x", hidden)

@@ -13,8 +13,8 @@ from tilewright.sim.golden.rope import interleaved_order, rope_tables
 from tilewright.sim.golden.shape import LayerShape, dequantise_weights, quantise_weights
 from tilewright.sim.golden.weights import BLOCK, QuantisedMatrix
 
-__all__ = ["LayerShape", "KvCache", "quantise_weights", "dequantise_weights", "transformer_layer", "linear", "normalise",
-           "rms_norm", "rotate", "attention", "feed_forward"]
+__all__ = ["LayerShape", "KvCache", "quantise_weights", "dequantise_weights", "transformer_layer", "linear",
+           "normalise", "rms_norm", "layer_norm", "rotate", "attention", "self_attention", "feed_forward"]
 
 
 def linear(x, matrix):

@@ -10,7 +10,7 @@ from tilewright.gen.generate import build_top
 from tilewright.gen.verilog import emit
 from tilewright.sim import cosim
 
-MEMORY_BYTES = 1 << 20
+MEMORY_BYTES = 1 << 21
 BUILDS = Path(__file__).parents[2] / "build" / "tests"
 
 

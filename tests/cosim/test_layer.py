@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tilewright.gen.compiler.layer import compile_layer
 from tilewright.gen.functions import function_tables
+from tilewright.sim import structures
 from tilewright.sim.cosim import Job, simulate
-from tilewright.sim.golden.layer import LayerShape, LayerWeights
-from tilewright.sim.layer_job import LayerJob
+from tilewright.sim.golden.layer import LayerShape
 from tilewright.sim.layer_run import golden_tables
 
 GROUPED = {"hidden": 96, "heads": 6, "kv_heads": 2, "head_dim": 16, "ffn": 172}
@@ -29,14 +28,9 @@ MEMORIES = {
 def layer_job(config, sizes, *, context, prefill, decode, seed):
     """A LayerJob with random weights and inputs: ``prefill`` tokens as prefill, then ``decode`` as decode."""
     print(f"seed {seed}")
-    rng = np.random.default_rng(seed)
     shape = LayerShape(**{"norm_eps": 1e-5, "rope_theta": 1e4, "rope_pairing": "interleaved"} | sizes)
-    matrices = {name: rng.normal(size=size) / np.sqrt(size[1]) for name, size in shape.matrix_shapes.items()}
-    gains = {name: rng.normal(1, 0.1, size=shape.hidden) for name in ("attn_norm", "ffn_norm")}
-    weights = LayerWeights.quantise(matrices | gains)
-    x = rng.normal(0, 3, size=(prefill + decode, shape.hidden)).astype(np.float32)
-    return LayerJob(config, shape, weights, compile_layer(config, shape, weights, context=context), x, prefill=prefill,
-                    tables=golden_tables(function_tables(config.functions)))
+    return structures.layer_job(config, shape, golden_tables(function_tables(config.functions)), context=context,
+                                prefill=prefill, decode=decode, seed=seed)
 
 
 def run(folder, job, memory):

@@ -77,7 +77,10 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("formats", [("int8", "int8"), ("fp16", "fp16"), ("int8", "fp16"), ("fp16", "int8")], ids="-".join)
+FORMATS = [("int8", "int8"), ("fp16", "fp16"), ("int8", "fp16"), ("fp16", "int8")]
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids="-".join)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("preset", ["micro", "medium"])
 def test_structures(layer_bench, preset, structure, formats):
