@@ -84,7 +84,7 @@ class _Scratchpad:
 class _Activation:
     q: np.ndarray         # int8 [columns, depth]; an INT8 row is a column of bytes, an FP16 row two
     code: np.ndarray      # uint8 [columns, depth / 32]
-    written: np.ndarray   # bool [columns, depth]
+    written: np.ndarray   # uint8 [columns, depth]: 1 + Format of what was written last, 0 for nothing
 
 
 @dataclass(eq=False)
@@ -106,10 +106,10 @@ class Machine:
         self._groups = config.scratchpad_groups
         self.scratchpad = _Scratchpad(np.zeros(config.scratchpad_bytes // 4, np.uint32),
                                       np.zeros(config.scratchpad_bytes // 4, bool))
-        columns = max(config.rows, 2 * config.fp16_rows)
+        columns = max(config.rows if "int8" in config.formats else 0, 2 * config.fp16_rows)
         self.activation = _Activation(np.zeros((columns, config.activation_depth), np.int8),
                                       np.zeros((columns, config.activation_depth // BLOCK), np.uint8),
-                                      np.zeros((columns, config.activation_depth), bool))
+                                      np.zeros((columns, config.activation_depth), np.uint8))
 
     # Running a program.
 
@@ -120,7 +120,7 @@ class Machine:
         Raises MachineError.
         """
         self.scratchpad.written[:] = False
-        self.activation.written[:] = False
+        self.activation.written[:] = 0
         self.registers = [0, *arguments, *[0] * (ARGUMENTS - len(arguments))] + [0] * (REGISTERS - 1 - ARGUMENTS)
         self.hazards, self.stream, self.trace = HazardTracker(), deque(), []
         self.argmax = None  # (number, greatest) of the reduction before, where that was an ARGMAX of one row
@@ -201,11 +201,21 @@ class Machine:
             ScalarOp.ADD: lambda: a + b, ScalarOp.SUB: lambda: a - b, ScalarOp.MUL: lambda: a * b,
             ScalarOp.SHL: lambda: a << b if b < 32 else 0, ScalarOp.SHR: lambda: a >> b if b < 32 else 0,
             ScalarOp.AND: lambda: a & b, ScalarOp.MIN: lambda: min(a, b),
+            ScalarOp.READ: lambda: self._read(fields["region"], a + b & 0xFFFFFFFF),
         }
         if fields["op"] not in operations:
             self.fail(f"scalar operation {fields['op']}", ErrorCode.BAD_FIELD)
         if fields["rd"]:
             self.registers[fields["rd"]] = operations[fields["op"]]() & 0xFFFFFFFF
+
+    def _read(self, region, offset):
+        """The word at ``offset``; memory is read by whole beats, so the beat must lie inside the region."""
+        if offset % 4:
+            self.fail(f"READ at {offset:#x}, which is not a multiple of 4", ErrorCode.BAD_FIELD)
+        beat = self.config.bus_bytes
+        self.memory(region, offset // beat * beat, beat)
+        self.hazards.check("READ", None, [self.memory(region, offset, 4)])
+        return int.from_bytes(self.regions[region][offset:offset + 4], "little")
 
     def _branch(self, fields, offset):
         rs, condition = fields["rs"], fields["condition"]
@@ -339,8 +349,9 @@ class Machine:
             index = fields["activation"] + group * fields["group_stride"] & 0xFFFF
             columns = 2 * count if half else count
             accesses.append(self.activation_access(0, index, columns, k, write=False))
-            if not self.activation.written[:columns, index:index + k].all():
-                self.fail(f"activations from {index} are read, but were not all written")
+            if (self.activation.written[:columns, index:index + k] != 1 + fields["format"]).any():
+                self.fail(f"{Format(fields['format']).name} activations from {index} are read, but were not all "
+                          "written")
             q = self.activation.q[:columns, index:index + k]
             if half:
                 results.append(linear_fp16(_joined(q[0::2], q[1::2]), weights[:n]))

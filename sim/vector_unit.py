@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tilewright.hw.commands import Dest, Operand, Reduce
+from tilewright.hw.commands import Dest, Format, Operand, Reduce
 from tilewright.hw.config import BLOCK
 from tilewright.hw.registers import ErrorCode
 from tilewright.sim.golden import a8, fp32
@@ -133,7 +133,7 @@ def _halves_to_activation(machine, fields, halves):
         columns = slice(2 * row, 2 * (row + count))
         data = np.stack([halves[part] & 0xFF, halves[part] >> 8], 1).astype(np.uint8).view(np.int8)
         state.q[columns, index:index + n] = data.reshape(2 * count, n)
-        state.written[columns, index:index + n] = True
+        state.written[columns, index:index + n] = 1 + Format.FP16
     return accesses
 
 
@@ -146,9 +146,9 @@ def _to_activation(machine, fields, q, code):
         accesses.append(machine.activation_access(row, index, part.stop - part.start, n, write=True))
         state.q[columns, index:index + n] = q[part]
         state.code[columns, index // BLOCK:index // BLOCK + blocks] = code[part]
-        state.written[columns, index:index + n] = True
+        state.written[columns, index:index + n] = 1 + Format.INT8
         # The rest of the last block shares the new scale: whatever stood there is lost.
-        state.written[columns, index + n:index + blocks * BLOCK] = False
+        state.written[columns, index + n:index + blocks * BLOCK] = 0
     return accesses
 
 
