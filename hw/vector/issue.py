@@ -1,6 +1,6 @@
 """Slot by slot through a vector command: what enters the lanes in which cycle."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -35,6 +35,7 @@ class SlotIssue(wiring.Component):
     Members
     -------
     command : In(layout(Opcode.VECTOR))    held while the command runs
+    last : In(16)       n - 1
     start : In(1)       begin with the command
     arrived : In(1)     a group has all its operands
     slot : Out          slot_layout(lanes): the slot taken in this cycle
@@ -44,7 +45,7 @@ class SlotIssue(wiring.Component):
     def __init__(self, *, lanes, group_words, reducer):
         self._lanes, self._words, self._reducer = lanes, group_words, reducer
         super().__init__({
-            "command": In(layout(Opcode.VECTOR)), "start": In(1), "arrived": In(1),
+            "command": In(layout(Opcode.VECTOR)), "last": In(16), "start": In(1), "arrived": In(1),
             "slot": Out(slot_layout(lanes)), "busy": Out(1),
         })
 
@@ -53,75 +54,79 @@ class SlotIssue(wiring.Component):
         command, slot = self.command, self.slot
         phases = self._words // self._lanes
         groups, phase = Signal(16), Signal(range(phases))
-        rows, left = Signal(16), Signal(16)  # left: elements of this row up to n
+        rows, number = Signal(16), Signal(16 - self._lane_bits)  # number of the slot in its row
         wait = Signal(range(self._longest_wait() + 1))
 
         group_end = Signal()
         m.d.comb += [
             slot.valid.eq(self.busy & (groups != 0) & (wait == 0)),
-            slot.row_end.eq(~self._more_than(left, self._lanes)),
+            slot.row_end.eq(number == self.last[self._lane_bits:]),
+            slot.keep.eq(self._mask(m, number) & Cat(~slot.row_end | (self._rest(self.last) >= lane)
+                                                     for lane in range(self._lanes))),
             group_end.eq(slot.valid & (slot.row_end | (phase == phases - 1))),
         ]
         m.d.sync += groups.eq(groups + self.arrived - group_end)
 
-        m.d.comb += slot.keep.eq(self._mask(m) & Cat(self._more_than(left, lane) for lane in range(self._lanes)))
         with m.If(wait != 0):
             m.d.sync += wait.eq(wait - 1)
         with m.If(slot.valid):
             m.d.sync += [
                 phase.eq(Mux(group_end, 0, phase + 1)),
-                left.eq(left - self._lanes),
+                number.eq(number + 1),
                 wait.eq(Mux(command.reduce == Reduce.SUM, self._reducer.interval - 1, 0)),
             ]
             with m.If(slot.row_end):
                 m.d.sync += [
-                    left.eq(command.n), rows.eq(rows - 1), self.busy.eq(rows != 1), wait.eq(self._row_wait()),
+                    number.eq(0), rows.eq(rows - 1), self.busy.eq(rows != 1), wait.eq(self._row_wait()),
                 ]
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), rows.eq(command.rows), left.eq(command.n)]
+            m.d.sync += [self.busy.eq(1), rows.eq(command.rows)]
         return m
 
-    def _mask(self, m):
-        """Elements of the slot that lie between first and valid, or outside of them where a window goes over its end.
+    @property
+    def _lane_bits(self):
+        return self._lanes.bit_length() - 1
 
-        Counters of this row, and ahead of them the next row's limits, so that rows of one slot may follow each other.
-        """
-        command, slot, lanes = self.command, self.slot, range(self._lanes)
-        bounded, primed, step = Signal(), Signal(), Signal()
-        valid, first = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        valid_left = Signal(signed(17), reset_less=True)
-        first_left, over_end = Signal(signed(16), reset_less=True), Signal(reset_less=True)
-        stepped = Signal(16)
+    def _rest(self, count):
+        """Elements that ``count`` has beyond whole slots."""
+        return count[:self._lane_bits] if self._lanes > 1 else Const(0)
+
+    def _mask(self, m, number):
+        """Elements of slot ``number`` between first and valid, or outside of them where a window goes over its end.
+
+        The next row's limits are ready while a row is in work, so that rows of one slot may follow each other."""
+        command, slot, low = self.command, self.slot, self._lane_bits
+        unbounded, primed, step = Signal(), Signal(), Signal()
+        limits = data.StructLayout({"valid": 16, "first": 16})
+        row, following = Signal(limits, reset_less=True), Signal(limits, reset_less=True)
+        over_end, behind_valid, behind_first = (Signal(name=name, reset_less=True) for name in (
+            "over_end", "behind_valid", "behind_first"))
+        at_valid, at_first, stepped = Signal(), Signal(), Signal(16)
         m.d.comb += [
-            bounded.eq((command.first != 0) | (command.ring != 0)),
-            stepped.eq(first + Mux(bounded, command.valid_step, 0)),
+            unbounded.eq((command.first == 0) & (command.ring == 0)),
+            stepped.eq(following.first + command.valid_step),
             step.eq(primed | (slot.valid & slot.row_end)),
+            at_valid.eq(number == row.valid[low:]),
+            at_first.eq(number == row.first[low:]),
         ]
         m.d.sync += primed.eq(self.start)
         with m.If(slot.valid):
-            m.d.sync += valid_left.eq(valid_left - self._lanes)
-            with m.If(~first_left[-1]):
-                m.d.sync += first_left.eq(first_left - self._lanes)
+            m.d.sync += [behind_valid.eq(behind_valid | at_valid), behind_first.eq(behind_first | at_first)]
         with m.If(step):
             m.d.sync += [
-                valid_left.eq(valid), first_left.eq(first), over_end.eq(~first[-1] & ~(first < valid)),
-                valid.eq(valid + command.valid_step), first.eq(stepped),
+                row.eq(following), behind_valid.eq(0), behind_first.eq(unbounded | following.first[-1]),
+                over_end.eq(~unbounded & ~following.first[-1] & ~(following.first < following.valid)),
+                following.valid.eq(following.valid + command.valid_step), following.first.eq(stepped),
             ]
-            with m.If((command.ring != 0) & (valid == command.ring)):
-                m.d.sync += valid.eq(Mux(command.valid_step[0], 1, valid))
+            with m.If((command.ring != 0) & (following.valid == command.ring) & command.valid_step[0]):
+                m.d.sync += following.valid.eq(1)
             with m.If(stepped == command.ring):  # without a ring this changes nothing
-                m.d.sync += first.eq(0)
+                m.d.sync += following.first.eq(0)
         with m.If(self.start):
-            m.d.sync += [valid.eq(command.valid), first.eq(Mux(bounded, command.first, ~0))]
-        early = Cat(~valid_left[-1] & self._more_than(valid_left[:-1], lane) for lane in lanes)
-        late = Cat(first_left[-1] | ~self._more_than(first_left[:-1], lane) for lane in lanes)
+            m.d.sync += [following.valid.eq(command.valid), following.first.eq(command.first)]
+        early = Cat(~behind_valid & (~at_valid | (lane < self._rest(row.valid))) for lane in range(self._lanes))
+        late = Cat(behind_first | (at_first & (lane >= self._rest(row.first))) for lane in range(self._lanes))
         return Mux(over_end, early | late, early & late)
-
-    @staticmethod
-    def _more_than(count, limit):
-        """``count > limit`` without a carry chain; count is unsigned."""
-        low = limit.bit_length()
-        return count[low:].any() | (count[:low] > limit)
 
     def _longest_wait(self):
         return max(self._reducer.tail_sum_short, self._reducer.tail_max, PACKED_GAP + 1)

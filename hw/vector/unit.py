@@ -109,8 +109,13 @@ class VectorUnit(wiring.Component):
                                                     fp16_rows=self._fp16_rows)
         for part in (issue, fetch, writer):
             m.d.comb += [part.command.eq(command), part.start.eq(start)]
-        m.d.comb += issue.arrived.eq(fetch.arrived)
-        m.d.sync += fetch.last_group.eq((command.n - 1) >> self._words.bit_length() - 1)
+        last = Signal(16, reset_less=True)
+        m.d.sync += last.eq(command.n - 1)
+        m.d.comb += [
+            issue.arrived.eq(fetch.arrived),
+            issue.last.eq(last),
+            fetch.last_group.eq(last >> self._words.bit_length() - 1),
+        ]
 
         slots, halves = self._slots(m, issue)
         self._connect_scratchpad(m, fetch, writer)
