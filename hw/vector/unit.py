@@ -121,8 +121,7 @@ class VectorUnit(wiring.Component):
         self._connect_scratchpad(m, fetch, writer)
         self._connect_lanes(m, start, fetch, slots)
         self._connect_results(m, writer, slots, halves)
-        working = [issue.busy, *(slot.valid for slot in slots[1:]), self._reducer.busy, writer.busy]
-        working += [slot.valid & command.half for slot in halves]
+        working = [issue.busy, *(slot.valid for slot in (*slots[1:], *halves)), self._reducer.busy, writer.busy]
         working += [self._quantiser.busy] if self._int8 else []
         self._control(m, start, Cat(working).any())
         return m
@@ -133,6 +132,8 @@ class VectorUnit(wiring.Component):
         for i in range((lane.half_delay if self._fp16 else lane.delay) + 1):
             slot = Signal(slot_layout(self._lanes), name=f"slot{i}")
             m.d.sync += slot.eq(slots[-1])
+            if i == lane.delay + 1:  # a command without FP16 leaves nothing for the next one to find
+                m.d.sync += slot.valid.eq(slots[-1].valid & self.command.payload.half)
             slots.append(slot)
         return slots[:lane.delay + 2], slots[lane.delay + 2:]
 

@@ -111,6 +111,7 @@ def test_half(check, lanes, group_words, formats):
                  (1, 4, NONE, {}), (31, 2, STREAM, {}), (32, 1, NONE, {}), (34, 3, ROW, dict(valid=9, valid_step=13)))]
     cases += [dict(n=40, dest=Dest.FP32), dict(n=40, rows=2, reduce=Reduce.MAX, dest=Dest.FP32, half=1),
               dict(n=33, rows=2, reduce=Reduce.SUM, dest=Dest.ACTIVATION, half=1)]
+    cases.insert(4, dict(n=40, target=512, target_stride=1))  # no element of it may become an activation of the next
     if formats == BOTH:
         cases[2:2] = [dict(n=33, rows=2, dest=Dest.ACTIVATION), dict(n=40, rows=2, dest=Dest.PACKED)]
     check(lanes, group_words, cases, seed=SEED + 7, formats=formats)
