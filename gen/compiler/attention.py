@@ -76,13 +76,15 @@ def plan_streams(b):
     units, kv, ahead = _units(b), b.place.kv, b.plan.ahead
     for step in range(len(units) + ahead):
         if step < len(units):
-            b.streams.plan(reads=["k"], region=CACHE, scaled=b.kv.scaled, offset=units[step].kv_head * kv.k_head_bytes,
-                           k=kv.head_dim, tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
+            b.streams.plan(reads=[b.cached("k")], region=CACHE, scaled=b.kv.scaled, k=kv.head_dim,
+                           offset=b.place.cache + units[step].kv_head * kv.k_head_bytes,
+                           tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
         if step >= ahead:
             unit = units[step - ahead]
             for _ in _passes(b, unit):
-                b.streams.plan(reads=["v"], region=CACHE, offset=kv.v_offset + unit.kv_head * kv.v_head_bytes,
-                               k=b.used, tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
+                b.streams.plan(reads=[b.cached("v")], region=CACHE, k=b.used,
+                               offset=b.place.cache + kv.v_offset + unit.kv_head * kv.v_head_bytes,
+                               tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
 
 
 def _units(b):
@@ -137,8 +139,8 @@ def _scores(b, unit):
     b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **b.kv.activation, target=_query(b, unit),
              group_stride=span)
     if b.kv.scaled and unit.head % b.group == 0:
-        b.load("scales", CACHE, kv.scale_offset + unit.kv_head * kv.scale_head_bytes, count=b.scale_bytes,
-               behind=_scale_groups(b, unit), reads=["v_scale"])
+        b.load("scales", CACHE, b.place.cache + kv.scale_offset + unit.kv_head * kv.scale_head_bytes,
+               count=b.scale_bytes, behind=_scale_groups(b, unit), reads=[b.cached("v_scale")])
     b.streams.matmul(scaled=b.kv.scaled, k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=_query(b, unit),
                      group_stride=span, dest=_score_place(b, unit), dest_stride=b.slot_groups, **b.kv.matmul)
 

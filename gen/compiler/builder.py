@@ -7,10 +7,9 @@ import numpy as np
 from tilewright.hw.commands import Dest, Opcode, Operand, Reduce, ScalarOp
 from tilewright.hw.config import BLOCK
 
-from .assembler import Dynamic, Program
+from .assembler import Dynamic
 from .image import KvLayout
 from .plan import ceil_to, vector_phases
-from .streams import Streams
 
 __all__ = ["LayerBuilder", "Place", "CONSTANTS", "CACHE", "IO", "fp32", "moved"]
 
@@ -34,19 +33,18 @@ def moved(place, groups):
 class Place:
     """Where a layer's data lies in memory.
 
-    constants : dict       offsets of constants and weights by name
+    constants : dict    offsets of constants and weights by name
     kv : KvLayout
-    context : int          positions, at most
-    row_bytes : int        bytes of a token's row of input and output
-    input, output : int    offsets of the rows
+    cache : int         offset of the layer's KV cache
+    context : int       positions, at most
+    name : str          of the layer, for what is read and written in its cache
     """
 
     constants: dict
     kv: KvLayout
+    cache: int
     context: int
-    row_bytes: int
-    input: int
-    output: int
+    name: str = ""
 
 
 class LayerBuilder:
@@ -60,28 +58,29 @@ class LayerBuilder:
     scratchpad groups.
     """
 
-    def __init__(self, config, shape, plan, place, *, decode):
+    def __init__(self, config, shape, plan, place, *, decode, program, streams):
         self.config, self.shape, self.plan, self.place, self.decode = config, shape, plan, place, decode
         self.weights, self.kv = plan.weights, plan.kv
-        self.program = Program(config)
-        self.streams = Streams(self.program)
+        self.program, self.streams = program, streams
         self.group = shape.heads // shape.kv_heads
         self.head, self.hidden = self.groups(shape.head_dim), self.groups(shape.hidden)
         self.slot_groups = self.groups(place.kv.slots)
         self.heads_finished = 0
-        self._registers()
+        self.position = program.argument(0, "position")
+        tokens = program.argument(1, "tokens")
+        self.tokens = 1 if decode else Dynamic(tokens, plan.tokens)
 
-    def _registers(self):
+    def set_registers(self):
+        """Compute what the layer's commands take from registers, from the arguments."""
         p, kv, beat = self.program, self.place.kv, self.config.bus_bytes
-        self.position, tokens = p.argument(0, "position"), p.argument(1, "tokens")
         used, tiles = p.register("used"), p.register("k_tiles")
         if self.decode:
             p.scalar(ScalarOp.ADD, used, self.position, 1)
-            self.tokens, self.kv_rows = 1, self.shape.kv_heads
+            self.kv_rows = self.shape.kv_heads
         else:
+            tokens = self.tokens.register
             p.scalar(ScalarOp.ADD, used, self.position, rt=tokens)
             kv_rows = p.scalar(ScalarOp.MUL, p.register("kv_rows"), tokens, self.shape.kv_heads)
-            self.tokens = Dynamic(tokens, self.plan.tokens)
             self.kv_rows = Dynamic(kv_rows, self.plan.tokens * self.shape.kv_heads)
         if kv.ring:
             p.scalar(ScalarOp.MIN, used, used, kv.slots)
@@ -138,6 +137,10 @@ class LayerBuilder:
         """A VECTOR whose FP32 result takes the place of its operand."""
         return self.vector(n, rows, a=a, a_stride=stride, dest=Dest.FP32, target=a, target_stride=stride, **fields)
 
+    def cached(self, part):
+        """Name of a part of the layer's KV cache ('k', 'v', 'v_scale'), for ``reads`` and ``writes``."""
+        return f"{self.place.name}{part}"
+
     def load(self, name, region, offset, *, behind=0, **fields):
         """LOAD to the scratchpad value ``name``, ``behind`` groups from its start."""
         return self.program.emit(Opcode.LOAD, region=region, offset=offset, planes=1, **{"rows": 1} | fields,
@@ -169,26 +172,27 @@ class LayerBuilder:
 
     # Norms.
 
-    def norm(self, name, source, n, **target):
-        """Norm ``name`` of the rows of ``source`` (a value in the scratchpad), n long each.
+    def norm(self, name, source, n, *, rows=None, **target):
+        """Norm ``name`` of rows in the scratchpad, n long each: all tokens' of the value ``source``, or ``rows`` rows
+        from the group ``source`` on.
 
-        ``target`` are the fields that say where the result goes; without any it takes the place of ``source``.
+        ``target`` are the fields that say where the result goes; without any it takes the place of the source.
         """
         at, stride = self.plan.scratch, self.groups(n)
-        place = at[source]
-        target = target or {"dest": Dest.FP32, "target": place, "target_stride": stride}
+        rows, place = (self.tokens, at[source]) if rows is None else (rows, source)
+        in_place = {"dest": Dest.FP32, "target": place, "target_stride": stride}
         if self.shape.norm == "rms_norm":
-            self._rms_norm(name, n, self.tokens, place, stride, target)
+            self._rms_norm(name, n, rows, place, stride, target or in_place)
             return
-        centred = at["centred"] if source == "x" and "centred" in at else place
-        self.vector(n, self.tokens, a=place, a_stride=stride, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
-        self.vector(1, self.tokens, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / n),
+        centred = at["centred"] if source == "x" and target and "centred" in at else place
+        self.vector(n, rows, a=place, a_stride=stride, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
+        self.vector(1, rows, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / n),
                     dest=Dest.FP32, target=at["mean"], target_stride=1)
-        self.vector(n, self.tokens, a=place, a_stride=stride, c_kind=Operand.ROW, c=at["mean"], c_stride=1, c_negate=1,
+        self.vector(n, rows, a=place, a_stride=stride, c_kind=Operand.ROW, c=at["mean"], c_stride=1, c_negate=1,
                     dest=Dest.FP32, target=centred, target_stride=stride)
-        self._rms_norm(name, n, self.tokens, centred, stride,
-                       {"dest": Dest.FP32, "target": centred, "target_stride": stride})
-        self.vector(n, self.tokens, a=centred, a_stride=stride, c_kind=Operand.STREAM, c=at[f"{name}_bias"], **target)
+        self._rms_norm(name, n, rows, centred, stride, in_place | {"target": centred})
+        self.vector(n, rows, a=centred, a_stride=stride, c_kind=Operand.STREAM, c=at[f"{name}_bias"],
+                    **target or in_place)
 
     def _rms_norm(self, name, n, rows, place, stride, target):
         """Rows times gain, over their root mean square."""

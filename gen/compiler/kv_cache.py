@@ -59,7 +59,8 @@ class _Store:
         return Dynamic(self.moving[moving], base + (self.b.plan.tokens - 1) * step, base, step)
 
     def _store(self, part, offset, base, **fields):
-        self.b.program.emit(Opcode.STORE, region=CACHE, writes=[part], offset=Dynamic(offset, base=base),
+        self.b.program.emit(Opcode.STORE, region=CACHE, writes=[self.b.cached(part)],
+                            offset=Dynamic(offset, base=self.b.place.cache + base),
                             **{"rows": 1, "planes": self.kv.kv_heads} | fields)
 
     def _key_offset(self, at, offset, lane, element_bytes):

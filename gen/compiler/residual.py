@@ -1,10 +1,8 @@
-"""The ends of a layer's two halves: projection back to the residual, and the norms around it."""
+"""The end of a layer's half: projection back to the residual, and the norm before it."""
 
-from tilewright.hw.commands import Opcode, Operand
+from tilewright.hw.commands import Operand
 
-from .builder import IO
-
-__all__ = ["project_to_residual", "store_output"]
+__all__ = ["project_to_residual"]
 
 
 def project_to_residual(b, k, activation, pieces, *, bias, post_norm, then=lambda first, count: None):
@@ -34,9 +32,3 @@ def project_to_residual(b, k, activation, pieces, *, bias, post_norm, then=lambd
     b.norm(post_norm, "y", b.shape.hidden)
     add(0, b.shape.hidden)
 
-
-def store_output(b, first, count):
-    """STORE these elements of the tokens' rows of x."""
-    b.program.emit(Opcode.STORE, region=IO, offset=b.place.output + 4 * first, rows=b.tokens, planes=1, count=4 * count,
-                   row_stride=b.place.row_bytes, scratch=b.plan.scratch["x"] * b.config.bus_bytes + 4 * first,
-                   scratch_row_stride=b.place.row_bytes)

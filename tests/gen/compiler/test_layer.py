@@ -147,8 +147,8 @@ def test_weights_are_read_once_in_decode(layer_bench):
 
 @pytest.mark.parametrize("preset, sizes, context, message", [
     ("micro", SMOLLM2, 256, "micro: prefill .*activation_depth = 2112, 1088 more than 1024.*preset small holds it"),
-    ("micro", RAGGED | {"head_dim": 256}, 16,
-     "head_dim = 256: is 128 more than max_head_dim = 128.*preset large holds it"),
+    ("small", RAGGED | {"head_dim": 256}, 16,
+     "head_dim = 256: is 128 more than max_head_dim = 128.*preset medium holds it"),
     ("small", RAGGED, 5000, "context = 5000: is 904 more than max_context = 4096.*preset large holds it"),
     ("small", SMOLLM2, 4000, "prefill with a context of 4000 needs scratchpad_bytes = .*reduce the context"),
     ("large", STORIES, 16, "head_dim = 8: must be a multiple of the 16 words.*preset micro holds it"),

@@ -1,0 +1,103 @@
+"""The commands of one transformer layer: x in the scratchpad before, x in the scratchpad behind."""
+
+from tilewright.hw.commands import ScalarOp
+
+from . import attention, feed_forward
+from .assembler import Dynamic
+from .builder import CONSTANTS
+from .kv_cache import append_to_cache
+from .plan import ATTENTION, FFN, INPUT, OUTPUT
+from .residual import project_to_residual
+
+__all__ = ["plan_projections", "emit_layer"]
+
+PIECES = 4
+"""Pieces of q_proj, o_proj and down_proj whose results are taken up while the next one is computed."""
+
+
+def plan_projections(b):
+    """Plan the layer's first STREAM: k_proj, v_proj and q_proj."""
+    kv_width, width = (heads * b.shape.head_dim for heads in (b.shape.kv_heads, b.shape.heads))
+    b.plan_weights("projections", b.shape.hidden, 2 * b.weights.tiles(kv_width) + b.weights.tiles(width),
+                   matmuls=2 + len(_q_pieces(b)))
+
+
+def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None):
+    """The layer's commands, its first STREAM planned already.
+
+    ``following`` is called once the layer's own STREAMs are planned, to plan those behind them; ``finished`` behind the
+    command that makes the elements ``first`` .. ``first`` + ``count`` of x final.
+    """
+    shape, hidden = b.shape, b.shape.hidden
+    width = shape.heads * shape.head_dim
+    o_pieces = b.pieces(hidden, hidden // PIECES)
+    b.set_registers()
+    _project_heads(b)
+    append_to_cache(b)
+    attention.plan_streams(b)
+    b.plan_weights("o_proj", width, b.weights.tiles(hidden), matmuls=len(o_pieces))
+    feed_forward.plan_streams(b, len(o_pieces))
+    following()
+    b.streams.pump()
+    if not b.decode:  # under the last piece of q_proj
+        b.heads_finished = _q_pieces(b)[-1][0] // shape.head_dim
+        b.finish_heads("q", 0, b.heads_finished, shape.heads)
+    b.load_vectors(ATTENTION)
+    attention.attention(b)
+
+    b.load_vectors(OUTPUT)
+    sandwich, post = shape.topology == "sandwich", shape.topology == "post_norm"
+    project_to_residual(b, width, "o", o_pieces, bias="o_bias", post_norm="post_attn_norm" if sandwich else None)
+    source = "h" if shape.topology == "parallel_shared" else "h_ffn"
+    if post:
+        b.norm("attn_norm", "x", hidden)
+        _round_x(b, source)
+    elif shape.topology in ("sequential", "sandwich"):
+        b.norm("ffn_norm", "x", hidden, **b.operand(source, hidden))
+    b.load_vectors(FFN)
+    feed_forward.activate(b, source)
+    in_pieces = {} if sandwich or post else {"then": finished}
+    project_to_residual(b, shape.ffn, "gated", o_pieces, bias="down_bias",
+                        post_norm="post_ffn_norm" if sandwich else None, **in_pieces)
+    if post:
+        b.norm("ffn_norm", "x", hidden)
+    if not in_pieces:
+        finished(0, hidden)
+
+
+def _q_pieces(b):
+    width = b.shape.heads * b.shape.head_dim
+    return b.pieces(width, width // PIECES)
+
+
+def _project_heads(b):
+    """Norm of x, and the projections to k, v and q, in this order, so that k and v are in the cache early."""
+    shape, hidden, kv_width = b.shape, b.shape.hidden, b.shape.kv_heads * b.shape.head_dim
+    b.load_vectors(INPUT)
+    _load_rope(b)
+    if shape.topology == "post_norm":
+        _round_x(b, "h")
+    else:
+        b.norm("attn_norm", "x", hidden, **b.operand("h", hidden))
+    if shape.topology == "parallel":
+        b.norm("ffn_norm", "x", hidden, **b.operand("h_ffn", hidden))
+    for name, heads, parts in (("k", shape.kv_heads, [(0, kv_width)]), ("v", shape.kv_heads, [(0, kv_width)]),
+                               ("q", shape.heads, _q_pieces(b))):
+        for first, count in parts:
+            b.project(hidden, count, activation="h", dest=b.plan.scratch[name] + first // b.config.group_words,
+                      dest_stride=heads * b.head)
+
+
+def _round_x(b, target):
+    """x itself as a matmul's operand."""
+    b.vector(b.shape.hidden, b.tokens, a=b.plan.scratch["x"], a_stride=b.hidden, **b.operand(target, b.shape.hidden))
+
+
+def _load_rope(b):
+    """The rotations of the tokens' positions."""
+    if b.shape.rotary_dim:
+        p, row = b.program, 2 * b.groups(b.shape.rotary_dim) * b.config.bus_bytes
+        offset = p.scalar(ScalarOp.MUL, p.register("rope_offset"), b.position, row)
+        b.load("rope", CONSTANTS, Dynamic(offset, base=b.place.constants["rope"]), rows=b.tokens, row_stride=row,
+               count=row, scratch_row_stride=row)
+        p.release("rope_offset")
