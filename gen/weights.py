@@ -3,9 +3,9 @@
 import numpy as np
 
 from tilewright.gen.errors import UserError
-from tilewright.sim.golden.weights import quantise
+from tilewright.sim.golden.weights import BLOCK, quantise, quantise_int4
 
-__all__ = ["check_finite", "to_fp16", "to_q8_0"]
+__all__ = ["check_finite", "to_fp16", "to_q8_0", "to_q4_1"]
 
 
 def check_finite(name, array, *, rows=None):
@@ -37,6 +37,17 @@ def to_q8_0(name, array):
         _refuse_first(beyond, name, array, "is beyond 127 * 65504, to which an FP16 scale of its block reaches; scale "
                                            "the model's weights down")
         raise
+
+
+def to_q4_1(name, array):
+    """The matrix [n, k] as ``Int4Matrix``; UserError for an element that is not finite, is beyond FP16's numbers, or
+    makes its block's range one that 15 steps of an FP16 scale cannot span."""
+    try:
+        return quantise_int4(array)
+    except ValueError:
+        check_finite(name, array)
+        raise UserError(f"tensor {name}: a block of {BLOCK} has values beyond an FP16 scale and minimum; take the "
+                        "format int8 for it") from None
 
 
 def _refuse_first(wrong, name, array, why, rows=None):

@@ -1,11 +1,11 @@
-"""Matrix products as docs/numerics.md defines them: A8 activations and INT8 weights with block scales; FP16."""
+"""Matrix products as docs/numerics.md defines them: A8 activations and INT8 or INT4 weights with block scales; FP16."""
 
 import numpy as np
 
 from .a8 import scale
 from .fp32 import add
 
-__all__ = ["BLOCK", "linear", "block_term", "linear_fp16"]
+__all__ = ["BLOCK", "linear", "linear_int4", "block_term", "linear_fp16"]
 
 BLOCK = 32
 """Reduction indices that share one scale."""
@@ -48,6 +48,33 @@ def linear(q, code, w, d=None):
         total = q[:, span] @ w[:, span].T
         column = np.float16(1) if d is None else d[:, block]
         acc = add(acc, block_term(total, code[:, block, None], column))
+    return acc
+
+
+def linear_int4(q, code, w):
+    """q @ w.T for weights in 4 bits: float32 [m, n].
+
+    Parameters
+    ----------
+    q : int8 [m, k]            activations
+    code : uint8 [m, blocks]   their scale codes
+    w : weights.Int4Matrix     [n, k]; where it has minima, each block adds a second term, q's sum times the minimum
+    """
+    q, code = np.asarray(q), np.asarray(code)
+    (m, k), n = q.shape, len(w.q)
+    blocks = -(-k // BLOCK)
+    if w.q.shape[1] != k or code.shape != (m, blocks) or any(
+            part is not None and part.shape != (n, blocks) for part in (w.d, w.m)):
+        raise ValueError(f"shapes do not fit: q {q.shape}, code {code.shape}, w {w.q.shape}, d {w.d.shape}, "
+                         f"m {None if w.m is None else w.m.shape}")
+    a, values = q.astype(np.float32), w.q.astype(np.float32)  # sums are exact, as in ``linear``
+    acc = np.zeros((m, n), np.float32)
+    for block in range(blocks):
+        span = slice(block * BLOCK, (block + 1) * BLOCK)
+        column = code[:, block, None]
+        acc = add(acc, block_term(a[:, span] @ values[:, span].T, column, w.d[:, block]))
+        if w.m is not None:
+            acc = add(acc, block_term(a[:, span].sum(1, keepdims=True), column, w.m[:, block]))
     return acc
 
 

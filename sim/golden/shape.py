@@ -124,13 +124,14 @@ class LayerShape:
 
 def quantise_weights(shape, arrays, weight_format="int8"):
     """Weights of a layer by name, from float arrays by the same names: float32 vectors, and matrices as
-    ``QuantisedMatrix`` (int8) or float16 [n, k] (fp16)."""
-    rounded = blocks.quantise if weight_format == "int8" else (lambda w: np.asarray(w).astype(np.float16))
+    ``QuantisedMatrix`` (int8), ``Int4Matrix`` (int4) or float16 [n, k] (fp16)."""
+    rounded = {"int8": blocks.quantise, "int4": blocks.quantise_int4,
+               "fp16": lambda w: np.asarray(w).astype(np.float16)}[weight_format]
     return {**{name: np.asarray(arrays[name], np.float32) for name in shape.vector_sizes},
             **{name: rounded(arrays[name]) for name in shape.matrix_shapes}}
 
 
 def dequantise_weights(weights):
     """Float32 arrays by name: what the weights of ``quantise_weights`` stand for."""
-    return {name: blocks.dequantise(w) if isinstance(w, blocks.QuantisedMatrix) else np.asarray(w, np.float32)
+    return {name: blocks.dequantise(w) if isinstance(w, tuple) else np.asarray(w, np.float32)
             for name, w in weights.items()}
