@@ -97,8 +97,8 @@ class Reducer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         sum_valid, sum_result, sum_busy = self._sum(m)
+        max_valid, max_carried, max_result, max_busy = self._max(m)
         result = Signal(32, reset_less=True)
-        max_valid, max_result, max_busy = self._max(m, result)
         m.d.comb += [
             self.result.eq(result),
             self.busy.eq(sum_busy | max_busy | self.result_valid),
@@ -106,7 +106,9 @@ class Reducer(wiring.Component):
         with m.If(self.result_ready):
             m.d.sync += self.result_valid.eq(0)
         with m.If(sum_valid | max_valid):
-            m.d.sync += [self.result_valid.eq(1), result.eq(Mux(sum_valid, sum_result, max_result))]
+            m.d.sync += self.result_valid.eq(1)
+        with m.If(sum_valid | (max_valid & ~max_carried)):
+            m.d.sync += result.eq(Mux(sum_valid, sum_result, max_result))
         return m
 
     def _sum(self, m):
@@ -205,8 +207,8 @@ class Reducer(wiring.Component):
                 m.d.sync += a.eq(0)
             m.d.comb += [adder.a.eq(a), adder.b.eq(b)]
 
-    def _max(self, m, number):
-        """Greatest element of a row, or its number; ``number`` is the result before, which ``carry`` goes on from."""
+    def _max(self, m):
+        """Greatest element of a row, or its number: (valid, the result before stays, result, busy)."""
         flags = data.StructLayout({"valid": 1, "row_end": 1, "first": 1})
         searching, fresh = Signal(), Signal(init=1)
         m.d.comb += searching.eq(self.slot.valid & ((self.reduce == Reduce.MAX) | (self.reduce == Reduce.ARGMAX)))
@@ -231,20 +233,22 @@ class Reducer(wiring.Component):
 
         (key, lane), before, now = entries[0], stages[-2], stages[-1]
         best, place, done = Signal(32, reset_less=True), Signal(16, reset_less=True), Signal()
-        slots, carried = Signal(16 - len(lane), reset_less=True), Signal(reset_less=True)
+        slots = Signal(16 - len(lane), reset_less=True)
+        carry, carried = Signal(), Signal(reset_less=True)
+        m.d.comb += carry.eq(self.carry & (self.reduce == Reduce.ARGMAX))
         m.d.sync += done.eq(now.valid & now.row_end)
         with m.If(now.valid):
             m.d.sync += slots.eq(slots + 1)
         # A cycle before a row's first key, behind the last one of the row before.
         with m.If(before.valid & before.first):
-            m.d.sync += [place.eq(0), slots.eq(0), carried.eq(self.carry)]
-            with m.If(~self.carry):
+            m.d.sync += [place.eq(0), slots.eq(0), carried.eq(carry)]
+            with m.If(~carry):
                 m.d.sync += best.eq(NEGATIVE_INFINITY_KEY)
         with m.Elif(now.valid & (best < key)):
             m.d.sync += [best.eq(key), place.eq(Cat(lane, slots)), carried.eq(0)]
         bits = Cat(best[:31] ^ (~best[31]).replicate(31), ~best[31])
-        result = Mux(self.reduce == Reduce.ARGMAX, (Mux(carried, number, self.index) + place)[:32], bits)
-        return done, result, Cat(stage.valid for stage in stages[1:]).any() | done
+        result = Mux(self.reduce == Reduce.ARGMAX, (self.index + place)[:32], bits)
+        return done, carried, result, Cat(stage.valid for stage in stages[1:]).any() | done
 
     @staticmethod
     def _greater(m, low, high, *, name):
