@@ -36,8 +36,8 @@ class RoundSum(wiring.Component):
 
     def __init__(self, *, depth):
         self._width = exact_sum(depth)["value"].width - 1  # of a magnitude
-        if not 64 < self._width < 128:
-            raise ValueError(f"depth must be at most 2^15, not {depth!r}")
+        if self._width > 127:
+            raise ValueError(f"depth must be at most 2^47, not {depth!r}")
         super().__init__({"sum": In(exact_sum(depth)), "o": Out(32)})
 
     def elaborate(self, platform):

@@ -57,6 +57,43 @@ def test_random_writes_and_reads(rows, depth, lanes):
     simulate(dut, bench)
 
 
+@pytest.mark.parametrize(("rows", "fp16_rows"), [(4, 2), (4, 4), (0, 2), (2, 1)])
+def test_fp16_rows_are_two_columns(rows, fp16_rows):
+    """Random writes of both formats over each other; masked indices and other columns keep their bytes."""
+    rng, lanes, depth = np.random.default_rng(SEED), 2, 64
+    print("seed", SEED)
+    dut = ActivationBuffer(rows=rows, fp16_rows=fp16_rows, depth=depth, lanes=lanes)
+    columns = max(rows, 2 * fp16_rows)
+    expected = np.zeros((depth, columns), np.uint8)
+
+    async def bench(ctx):
+        port = dut.write
+        ctx.set(port.valid, 1)
+        for _ in range(400):
+            half = bool(rng.integers(2))
+            row, index, mask = int(rng.integers(5)), int(rng.integers(depth // lanes)) * lanes, int(rng.integers(4))
+            values = rng.integers(0, 256, 2 * lanes).astype(np.uint8)
+            fault = row >= (fp16_rows if half else rows)
+            for signal, value in ((port.half, half), (port.row, row), (port.index, index), (port.mask, mask),
+                                  (port.data, int.from_bytes(values.tobytes(), "little"))):
+                ctx.set(signal, value)
+            assert ctx.get(port.fault) == fault
+            await ctx.tick()
+            for i in range(lanes):
+                if mask >> i & 1 and not fault:
+                    if half:
+                        expected[index + i, 2 * row:2 * row + 2] = values[2 * i:2 * i + 2]
+                    else:
+                        expected[index + i, row] = values[i]
+        ctx.set(port.valid, 0)
+        for index in range(depth):
+            ctx.set(dut.index, index)
+            await ctx.tick().repeat(dut.delay)
+            assert ctx.get(dut.data) == int.from_bytes(expected[index].tobytes(), "little")
+
+    simulate(dut, bench)
+
+
 @pytest.mark.parametrize("field", [
     {"valid": 1, "index": 64}, {"valid": 1, "row": 4}, {"valid": 1, "index": 65532}, {"valid": 1, "row": 0x8000},
     {"scale_valid": 1, "scale_row": 4}, {"scale_valid": 1, "scale_block": 2}, {"scale_valid": 1, "scale_block": 1024},
@@ -87,6 +124,8 @@ def test_faults_write_nothing(field):
 
 @pytest.mark.parametrize(("sizes", "message"), [
     ({"rows": 3, "depth": 64, "lanes": 4}, "rows must be a power of two, not 3"),
+    ({"rows": 0, "depth": 64, "lanes": 4}, "rows and fp16_rows must not both be 0"),
+    ({"rows": 0, "fp16_rows": 3, "depth": 64, "lanes": 4}, "fp16_rows must be a power of two, not 3"),
     ({"rows": 4, "depth": 16, "lanes": 4}, "depth must be a multiple of 32"),
     ({"rows": 4, "depth": 64, "lanes": 0}, "lanes must be a power of two, not 0"),
 ])
