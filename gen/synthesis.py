@@ -77,6 +77,7 @@ def _units(preset):
 
 
 TARGETS = {
+    "micro_engine": _units("micro")["micro_engine"],
     **_units("small"), "small": lambda: build_top(load_preset("small")),
     **_units("medium"), "medium": lambda: build_top(load_preset("medium")),
 }
