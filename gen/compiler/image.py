@@ -118,10 +118,11 @@ class KvLayout:
         return self.scale_offset + self.kv_heads * self.scale_head_bytes
 
 
-def layer_constants(image, config, shape, weights, context):
+def layer_constants(image, config, shape, weights, context, tables):
     """Put a layer's constants and weights into ``image``; returns their offsets by name.
 
     k_proj, v_proj and q_proj follow each other, and so do chunks of gate_proj and up_proj in turn: one STREAM each.
+    ``tables`` maps RoPE's parameters to the offsets of tables that are there already, and grows.
     """
     order = _head_order(shape)
 
@@ -141,7 +142,10 @@ def layer_constants(image, config, shape, weights, context):
             vector = vector[_over_heads(order, size)]
         offsets[name] = image.add(pad_rows(vector[None], config).tobytes())
     if shape.rotary_dim:
-        offsets["rope"] = image.add(rope_rows(shape, context, config).tobytes())
+        parameters = shape.rotary_dim, shape.rope_theta, shape.rope_scaling
+        if parameters not in tables:
+            tables[parameters] = image.add(rope_rows(shape, context, config).tobytes())
+        offsets["rope"] = tables[parameters]
     for name, data in (("projections", b"".join(tiles(name) for name in ("k_proj", "v_proj", "q_proj"))),
                        ("o_proj", tiles("o_proj")), ("up", b"".join(chunks)), ("down_proj", tiles("down_proj"))):
         offsets[name] = image.add(data, align=WEIGHT_ALIGNMENT)

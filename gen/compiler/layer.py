@@ -66,7 +66,7 @@ def compile_layer(config, shape, weights, *, context, kv_format="int8"):
     row_bytes = ceil_to(4 * shape.hidden, config.bus_bytes)
     output = prefill.tokens * row_bytes
     image = Image()
-    place = Place(constants=layer_constants(image, config, shape, weights, context),
+    place = Place(constants=layer_constants(image, config, shape, weights, context, {}),
                   kv=kv_layout(config, shape, context, prefill.kv), cache=0, context=context)
     offsets = {decode: image.add(_program(config, shape, plan, place, row_bytes, output, decode))
                for decode, plan in plans.items()}

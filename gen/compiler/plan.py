@@ -11,15 +11,19 @@ from tilewright.hw.config import BLOCK
 from .formats import MatrixFormat
 from .requirements import layer_lacks
 
-__all__ = ["Item", "pack", "ceil_to", "LayerPlan", "plan_layer", "slots_of", "vector_phases", "FFN_CHUNK", "INPUT",
-           "ATTENTION", "OUTPUT", "FFN"]
+__all__ = ["Item", "pack", "ceil_to", "Ends", "LayerPlan", "plan_layer", "slots_of", "vector_phases", "FFN_CHUNK",
+           "LOGITS", "EMBED", "INPUT", "ATTENTION", "OUTPUT", "FFN", "HEAD"]
 
 FFN_CHUNK = 64
 """Outputs of gate_proj and up_proj computed before the activation runs over them: whole A8 blocks, whole tiles of any
 build."""
 
-INPUT, ATTENTION, OUTPUT, FFN = range(4)
-"""Phases of a layer: norm and projections; attention; o_proj, residual and norm; feed-forward."""
+LOGITS = 512
+"""Outputs of lm_head computed before argmax runs over them."""
+
+EMBED, INPUT, ATTENTION, OUTPUT, FFN, HEAD = range(6)
+"""Phases of a model: embedding; of a layer norm and projections, attention, o_proj with residual and norm, feed-forward;
+what comes behind the last layer."""
 
 
 def ceil_to(value, step):
@@ -66,6 +70,33 @@ def _first_fit(items):
         placed.append((item, at))
         starts[item.name] = at
     return starts, max(start + item.size for item, start in placed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What a whole model has before its first layer and behind its last one; ``vocab`` is 0 without an lm_head."""
+
+    positions: bool
+    embed_norm: bool
+    final_norm: bool
+    vocab: int
+    lm_head_bias: bool
+
+    def scratch(self, shape, tokens, groups):
+        """Items in scratchpad groups; ``groups`` makes them of words."""
+        hidden, logits = groups(shape.hidden), groups(min(self.vocab, LOGITS))
+        items = [Item("positions", tokens * hidden, EMBED, EMBED)] if self.positions else []
+        for name, phase, there in (("embed_norm", EMBED, self.embed_norm), ("final_norm", HEAD, self.final_norm)):
+            suffixes = ("", "_bias") if shape.norm == "layer_norm" else ("",)
+            items += [Item(name + suffix, hidden, phase, phase) for suffix in suffixes if there]
+        if not self.vocab:
+            return [*items, Item("pooled", hidden, HEAD, HEAD)]
+        bias = [Item("lm_head_bias", 2 * logits, HEAD, HEAD)] if self.lm_head_bias else []
+        return [*items, *bias, Item("logits", 2 * logits, HEAD, HEAD), Item("choice", 1, HEAD, HEAD)]
+
+    def activation(self, shape):
+        """Items in reduction indices."""
+        return [Item("h_head", ceil_to(shape.hidden, BLOCK), HEAD, HEAD)] if self.vocab else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +161,12 @@ class _Sizes:
     """What an entry point keeps in the scratchpad and the activation buffer.
 
     ``tokens`` tokens; attention takes ``rows`` rows at a time and keeps scores, probabilities and V scales of so many
-    units (``kept``).
+    units (``kept``). ``ends`` are those of a whole model, or None.
     """
 
-    def __init__(self, config, shape, slots, weights, kv, *, tokens, rows, decode, kept):
+    def __init__(self, config, shape, slots, weights, kv, *, tokens, rows, decode, kept, ends):
         self.config, self.shape, self.slots, self.weights, self.kv = config, shape, slots, weights, kv
-        self.tokens, self.rows, self.decode, self.kept = tokens, rows, decode, kept
+        self.tokens, self.rows, self.decode, self.kept, self.ends = tokens, rows, decode, kept, ends
 
     def _groups(self, words):
         return -(-words // self.config.group_words)
@@ -148,10 +179,10 @@ class _Sizes:
         kv_rows = tokens * shape.kv_heads
         norm_rows = max(tokens, shape.heads) if self.decode and shape.qk_norm else tokens
         items = [
-            Item("x", tokens * hidden, INPUT, FFN),
+            Item("x", tokens * hidden, EMBED, HEAD),
             *(Item(name, groups(shape.vector_sizes[name]), *phases) for name, phases in vector_phases(shape).items()),
-            Item("sum", norm_rows, INPUT, FFN),
-            Item("inverse", norm_rows, INPUT, FFN),
+            Item("sum", norm_rows, EMBED, HEAD),
+            Item("inverse", norm_rows, EMBED, HEAD),
             Item("k", kv_rows * head, INPUT, INPUT),
             Item("v", kv_rows * head, INPUT, INPUT),
             Item("q", tokens * shape.heads * head, INPUT, OUTPUT),
@@ -163,7 +194,7 @@ class _Sizes:
             Item("up", (4 if shape.mlp == "glu" else 2) * tokens * groups(min(FFN_CHUNK, shape.ffn)), FFN, FFN),
         ]
         if shape.norm == "layer_norm":
-            items.append(Item("mean", norm_rows, INPUT, FFN))
+            items.append(Item("mean", norm_rows, EMBED, HEAD))
             if shape.topology != "post_norm":
                 items.append(Item("centred", tokens * hidden, INPUT, OUTPUT))
         if shape.sub_norm:
@@ -179,7 +210,7 @@ class _Sizes:
                       Item("v_bytes", kv_rows * packed, INPUT, INPUT),
                       Item("v_scale", kv_rows, INPUT, INPUT),
                       Item("scales", scales * groups(self.slots), ATTENTION, ATTENTION)]
-        return items
+        return items + (self.ends.scratch(shape, tokens, groups) if self.ends else [])
 
     def activation(self):
         """Items in reduction indices."""
@@ -199,10 +230,10 @@ class _Sizes:
         if shape.topology != "parallel_shared":
             h_first = INPUT if shape.topology == "parallel" else OUTPUT
             items.append(Item("h_ffn", weights * span(shape.hidden), h_first, FFN))
-        return items
+        return items + (self.ends.activation(shape) if self.ends else [])
 
 
-def _attempt(config, shape, slots, weights, kv, tokens, decode):
+def _attempt(config, shape, slots, weights, kv, tokens, decode, ends):
     """The roomiest LayerPlan that fits, or what the tightest one lacks: (limit, needed, has)."""
     units, rows = (shape.kv_heads, shape.heads // shape.kv_heads) if decode else (shape.heads, tokens)
     scores, scales = min(2, units), min(2, shape.kv_heads)
@@ -210,7 +241,8 @@ def _attempt(config, shape, slots, weights, kv, tokens, decode):
     options = [(s, p, v) for s, v in dict.fromkeys([(scores, scales), (1, scales), (1, 1)]) for p in probabilities]
     excess = None
     for kept in options:  # the last one is the tightest
-        sizes = _Sizes(config, shape, slots, weights, kv, tokens=tokens, rows=rows, decode=decode, kept=kept)
+        sizes = _Sizes(config, shape, slots, weights, kv, tokens=tokens, rows=rows, decode=decode, kept=kept,
+                       ends=ends)
         scratch, needed = pack(sizes.scratch(), config.scratchpad_groups)
         activation, depth = pack(sizes.activation(), config.activation_depth)
         if needed > config.scratchpad_groups:
@@ -241,7 +273,7 @@ def _token_counts(config, shape, slots, weights, kv, decode):
     return [slots] if most == slots else []
 
 
-def _find(config, shape, context, formats, decode):
+def _find(config, shape, context, formats, decode, ends):
     """A LayerPlan, or the line that says why there is none."""
     problem = next(layer_lacks(config, shape, context, formats=formats), None)
     if problem is not None:
@@ -249,7 +281,7 @@ def _find(config, shape, context, formats, decode):
     weights, kv = (MatrixFormat(config, name) for name in formats)
     slots, result = slots_of(config, shape, context, kv), None
     for tokens in _token_counts(config, shape, slots, weights, kv, decode):
-        result = _attempt(config, shape, slots, weights, kv, tokens, decode)
+        result = _attempt(config, shape, slots, weights, kv, tokens, decode, ends)
         if isinstance(result, LayerPlan):
             return result
     if result is None:
@@ -260,21 +292,22 @@ def _find(config, shape, context, formats, decode):
             f"{needed - has} more than {has}; reduce the context or change {limit}")
 
 
-def plan_layer(config, shape, context, *, formats, decode):
+def plan_layer(config, shape, context, *, formats, decode, ends=None):
     """LayerPlan of an entry point: ``decode`` takes one token, prefill as many as fit, config.rows at most; attention
-    that is not causal takes the whole sequence. ``formats`` are those of weights and KV cache.
+    that is not causal takes the whole sequence. ``formats`` are those of weights and KV cache. With the ``ends`` of a
+    whole model the plan has room for them too.
 
     Raises UserError that names the limit, by how much it is exceeded, and the smallest preset that holds the layer.
     """
-    result = _find(config, shape, context, formats, decode)
+    result = _find(config, shape, context, formats, decode, ends)
     if isinstance(result, LayerPlan):
         return result
-    holds = partial(_holds, shape=shape, context=context, formats=formats)
+    holds = partial(_holds, shape=shape, context=context, formats=formats, ends=ends)
     raise UserError(f"{config.name}: {result}; {_advice(holds)}")
 
 
-def _holds(config, *, shape, context, formats):
-    return all(isinstance(_find(config, shape, context, formats, decode), LayerPlan)
+def _holds(config, *, shape, context, formats, ends):
+    return all(isinstance(_find(config, shape, context, formats, decode, ends), LayerPlan)
                for decode in ((True, False) if shape.causal else (False,)))
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewright.sim.golden import fp32, vector
+from tilewright.sim.golden import vector
 from tilewright.sim.golden.kv_cache import KvCache
 from tilewright.sim.golden.layer import linear, normalise, transformer_layer
-from tilewright.sim.golden.weights import QuantisedMatrix, dequantise
 
-__all__ = ["TransformerModel", "embed", "final_states", "logits", "greedy", "sinusoidal_positions"]
+__all__ = ["TransformerModel", "embed", "final_states", "logits", "greedy", "sentence_embedding",
+           "sinusoidal_positions"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +19,7 @@ class TransformerModel:
     shapes : sequence of LayerShape     of each layer; all have the same hidden, norm and norm_eps
     layers : sequence of mappings       weights of each layer by name (``shape.quantise_weights``)
     tensors : mapping of names to arrays; a step whose tensors are absent is left out
-        embedding            matrix [vocab, hidden]: float16 or ``QuantisedMatrix``
+        embedding            float32 rows [vocab, hidden]
         positions            float32 [positions, hidden], added to the embedding of a token at that position
         embed_norm           norm of the sum (with embed_norm_bias for layer_norm)
         final_norm           norm behind the last layer (with final_norm_bias)
@@ -38,8 +38,9 @@ class TransformerModel:
             raise ValueError(f"{len(self.shapes)} shapes for {len(self.layers)} layers: as many, and at least one")
 
     def empty_caches(self, slots, kv_format="int8"):
-        """A ``KvCache`` for each layer."""
-        return [KvCache.empty(shape, slots, kv_format) for shape in self.shapes]
+        """A ``KvCache`` for each layer; ``slots`` is a number, or one for each layer."""
+        slots = [slots] * len(self.shapes) if isinstance(slots, int) else slots
+        return [KvCache.empty(shape, count, kv_format) for shape, count in zip(self.shapes, slots, strict=True)]
 
 
 def sinusoidal_positions(*, first, count, hidden):
@@ -57,14 +58,13 @@ def sinusoidal_positions(*, first, count, hidden):
 
 def embed(model, tokens, position, tables):
     """Input of the first layer for token numbers at ``position`` and on, float32 [tokens, hidden]."""
-    tokens, matrix, positions = np.asarray(tokens), model.tensors["embedding"], model.tensors.get("positions")
-    vocab = len(matrix.q) if isinstance(matrix, QuantisedMatrix) else len(matrix)
+    tokens, rows, positions = np.asarray(tokens), model.tensors["embedding"], model.tensors.get("positions")
+    vocab = len(rows)
     if tokens.ndim != 1 or np.any((tokens < 0) | (tokens >= vocab)):
         raise ValueError(f"tokens must be one sequence of numbers in 0 .. {vocab - 1}")
     if positions is not None and not 0 <= position <= len(positions) - len(tokens):
         raise ValueError(f"positions {position} to {position + len(tokens) - 1} are beyond a table of {len(positions)}")
-    x = dequantise(QuantisedMatrix(matrix.q[tokens], matrix.d[tokens])) if isinstance(matrix, QuantisedMatrix) \
-        else fp32.from_fp16(matrix[tokens])
+    x = np.asarray(rows[tokens], np.float32)
     if positions is not None:
         positions = positions[position:position + len(tokens)]
     if model.embed_scale is not None or positions is not None:
@@ -101,6 +101,18 @@ def greedy(model, caches, prompt, count, tables):
         tokens = number.astype(np.int64)
         chosen.append(int(number[0]))
     return chosen
+
+
+def sentence_embedding(model, tokens, tables):
+    """An encoder's vector for a whole sequence, float32 [hidden]: the sum of its final states, token by token, over its
+    own length."""
+    x = final_states(model, model.empty_caches(len(tokens)), tokens, 0, tables)
+    _, total = vector.apply(x[:1], b=np.float32(0))
+    for row in x:
+        _, total = vector.apply(total, c=row)
+    squares, _ = vector.apply(total, square=True)
+    r, _ = vector.apply(vector.sum_rows(squares)[:, None], table=tables["rsqrt"])
+    return vector.apply(total, b=r)[1][0]
 
 
 def _norm(model, name, x, tables):

@@ -60,9 +60,10 @@ def small(name, number_format):
                         for key, size in s.vector_sizes.items()}
 
     layers = [layer.quantise_weights(s, arrays(s), number_format) for s in shapes]
-    tensors = {"embedding": matrix(rng.standard_normal((VOCAB, hidden)) * (0.2 if scale else 1))}
+    embedding = matrix(rng.standard_normal((VOCAB, hidden)) * (0.2 if scale else 1))
+    tensors = {"embedding": float_of(embedding)}
     if "tied" in parts:
-        tensors["lm_head"] = tensors["embedding"]
+        tensors["lm_head"] = embedding
     if "lm_head" in parts:
         tensors["lm_head"] = matrix(rng.standard_normal((VOCAB, hidden)) / 6)
     if "lm_head_bias" in parts:
@@ -144,7 +145,7 @@ def test_greedy_takes_the_first_greatest(tables):
         y = model.logits(made, x)[-1]
         assert token == np.flatnonzero(y == y.max())[0]
         sequence.append(token)
-    doubled = np.array(made.tensors["embedding"])
+    doubled = np.array(made.tensors["lm_head"])
     doubled[[10, 60]] = doubled[chosen[0]]  # equal logits: the lowest number
     twins = replace(made, tensors=made.tensors | {"lm_head": doubled})
     first = model.greedy(twins, twins.empty_caches(SLOTS, "fp16"), tokens, 1, tables)

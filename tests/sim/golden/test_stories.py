@@ -9,7 +9,7 @@ import pytest
 from tilewright.gen.functions import function_tables
 from tilewright.gen.llama2c_model import Llama2cModel, Llama2cTokenizer
 from tilewright.gen.model import load_model
-from tilewright.sim.golden import functions, model, reference
+from tilewright.sim.golden import functions, model, reference, shape
 from tilewright.sim.golden.weights import BLOCK, QuantisedMatrix, quantise
 
 FOLDER = Path(__file__).parents[4] / "shared/models/stories260K"
@@ -64,7 +64,7 @@ def whole(stories, matrix):
     return model.TransformerModel(
         shapes=[stories.architecture.layer(i) for i in indices],
         layers=[{name: matrix(w) if w.ndim == 2 else w for name, w in stories.layer(i).items()} for i in indices],
-        tensors={"embedding": embedding, "final_norm": stories.final_norm(), "lm_head": embedding})
+        tensors={"embedding": shape.dequantise_weights({"": embedding})[""], "final_norm": stories.final_norm(), "lm_head": embedding})
 
 
 def fp16(w):
