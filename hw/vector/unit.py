@@ -232,9 +232,7 @@ class VectorUnit(wiring.Component):
         with m.FSM(name="control") as fsm:
             with m.State("IDLE"):
                 with m.If(self.command.valid):
-                    m.next = "CHECK"
-            with m.State("CHECK"):
-                m.next = "START"
+                    m.next = "START"
             with m.State("START"):
                 with m.If(bad_field | bad_rows):
                     m.d.comb += [
