@@ -32,7 +32,8 @@ Scratchpad addresses count groups, as wide as a beat of the bus, unless a field 
 
 _OPCODES = {
     Opcode.END: "End of the program, once every unit is idle.",
-    Opcode.SCALAR: "A scalar register becomes `rs op (rt + immediate)`.",
+    Opcode.SCALAR: "A scalar register becomes `rs op (rt + immediate)`; READ: the memory word at byte "
+                   "`rs + rt + immediate`, a multiple of 4.",
     Opcode.BRANCH: "A hardware loop or a jump.",
     Opcode.STREAM: "Weight tiles from memory into the prefetch buffer, ahead of the MATMUL that eats them.",
     Opcode.MATMUL: "Weights of the prefetch buffer times the activation buffer into the scratchpad, in FP32.",
@@ -42,8 +43,8 @@ _OPCODES = {
     Opcode.STORE: "The scratchpad into memory, by rows or by single elements.",
 }
 
-_ENUMERATIONS = (commands.Unit, commands.ScalarOp, commands.Condition, commands.Operand, commands.Reduce, commands.Dest,
-                 commands.Element)
+_ENUMERATIONS = (commands.Unit, commands.ScalarOp, commands.Condition, commands.Operand, commands.Reduce,
+                 commands.Format, commands.Dest, commands.Element)
 _ACCESS = {Access.RO: "read", Access.RW: "read, write", Access.W1: "write one", Access.CONST: "constant"}
 
 

@@ -26,7 +26,7 @@ class Opcode(IntEnum):
     """Zero is no opcode, so that cleared memory stops the sequencer."""
 
     END = 1      # program finished, once every unit is idle
-    SCALAR = 2   # rd = rs op (rt or immediate)
+    SCALAR = 2   # rd = rs op (rt + immediate)
     BRANCH = 3   # loop or jump
     STREAM = 4   # memory -> prefetch buffer
     MATMUL = 5   # prefetch buffer x activation buffer -> scratchpad
@@ -53,6 +53,7 @@ class ScalarOp(IntEnum):
     SHR = 4
     AND = 5
     MIN = 6
+    READ = 7     # the word at byte rs + (rt + immediate) of a memory region
 
 
 class Condition(IntEnum):
@@ -144,6 +145,7 @@ COMMANDS = {
         "rd": Field(2, 4, 4, "result register"),
         "rs": Field(2, 8, 4, "first operand"),
         "rt": Field(2, 12, 4, "second operand, added to the immediate; 0: the immediate alone"),
+        "region": Field(2, 16, 3, "READ: memory region; the beat that holds the word lies inside it"),
         "immediate": Field(3, 0, 32, "second operand"),
     },
     Opcode.BRANCH: {

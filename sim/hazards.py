@@ -77,6 +77,12 @@ class HazardTracker:
 
     def issue(self, unit, offset, accesses):
         """Check a command against everything that may be unfinished, then add it; raises HazardError."""
+        self.check(unit.name, unit, accesses)
+        self._pending.append(_Pending(unit, self.issued[unit], offset, tuple(accesses)))
+        self.issued[unit] += 1
+
+    def check(self, name, unit, accesses):
+        """Raise HazardError where an unfinished command of another unit conflicts with these accesses of ``name``."""
         for other in self._pending:
             if other.unit == unit:
                 continue
@@ -87,7 +93,5 @@ class HazardTracker:
                     place = _overlap(mine.ranges, theirs.ranges)
                     if place is not None:
                         verbs = ["writes" if access.write else "reads" for access in (mine, theirs)]
-                        raise HazardError(f"{unit.name} {verbs[0]} {mine.space} at {place}, which {other.unit.name} at "
+                        raise HazardError(f"{name} {verbs[0]} {mine.space} at {place}, which {other.unit.name} at "
                                           f"offset {other.offset:#x} {verbs[1]} and may not have finished")
-        self._pending.append(_Pending(unit, self.issued[unit], offset, tuple(accesses)))
-        self.issued[unit] += 1

@@ -235,7 +235,7 @@ class Machine:
         first = np.asarray(first, dtype=np.int64)
         code = ErrorCode.WRITE_RANGE if write else ErrorCode.READ_RANGE
         if region >= REGIONS:
-            self.fail(f"region {region}", ErrorCode.BAD_FIELD)
+            self.fail(f"region {region}", code)
         if write and region not in self.writable:
             self.fail(f"region {region} is not writable", code)
         if first.min() < 0 or first.max() + length > len(self.regions[region]):

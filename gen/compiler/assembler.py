@@ -62,6 +62,10 @@ class _Command:
     token: Token | None = None
     footprint: Footprint | None = None
 
+    @property
+    def unit(self):
+        return self.token and self.token.unit
+
 
 @dataclass(eq=False)
 class Program:
@@ -83,7 +87,9 @@ class Program:
     # Registers.
 
     def argument(self, index, name):
-        """Name the register that holds argument ``index`` at the start."""
+        """The register that holds argument ``index`` at the start, under this name."""
+        if self._names.get(name) == index + 1:
+            return index + 1
         if not 0 <= index < ARGUMENTS:
             raise ValueError(f"argument {index}: must be from 0 to {ARGUMENTS - 1}")
         return self._name(name, index + 1)
@@ -114,6 +120,14 @@ class Program:
                                               "immediate": immediate & 0xFFFFFFFF}))
         return rd
 
+    def read(self, rd, region, offset, rs=0, rt=0, *, reads=(), after=()):
+        """rd = the word at byte rs + rt + ``offset`` of ``region``; returns rd. reads, after : as for ``emit``."""
+        command = _Command(Opcode.SCALAR, {"op": ScalarOp.READ, "rd": rd, "rs": rs, "rt": rt, "region": region,
+                                           "immediate": offset}, footprint=Footprint(memory_reads=frozenset(reads)))
+        self._order(command, after)
+        self._append(command)
+        return rd
+
     def set(self, rd, value):
         """rd = value; returns rd."""
         return self.scalar(ScalarOp.ADD, rd, 0, value)
@@ -133,13 +147,13 @@ class Program:
 
     @contextmanager
     def skip_if(self, register):
-        """Scalar commands inside are left out where ``register`` is not zero."""
+        """Scalar commands inside (without ``read``) are left out where ``register`` is not zero."""
         first = len(self._commands)
         branch = _Command(Opcode.BRANCH, {"condition": Condition.NONZERO, "rs": register})
         self._append(branch)
         yield
-        if any(c.token for c in self._commands[first:]):
-            raise ValueError("only scalar commands may be skipped: waits count the others")
+        if any(c.footprint for c in self._commands[first:]):
+            raise ValueError("only commands that touch nothing but registers may be skipped: waits count the others")
         branch.values["distance"] = len(self._commands) - first
 
     # Commands.
@@ -155,11 +169,8 @@ class Program:
         if opcode == Opcode.VECTOR:
             values = {"valid": NO_MASK} | values
         touched = self._footprint(opcode, values, frozenset(reads), frozenset(writes))
-        waits = list(after) + [c.token for c in self._pending
-                               if c.token.unit != unit and touched.conflicts(c.footprint)]
         command = _Command(opcode, self._patched(opcode, values), footprint=touched)
-        for token in waits:
-            self._wait(command, token)
+        self._order(command, after, unit)
         command.token = Token(unit, self._issued[unit], len(self._commands))
         self._issued[unit] += 1
         self._append(command)
@@ -182,6 +193,12 @@ class Program:
 
     def _append(self, command):
         self._commands.append(command)
+
+    def _order(self, command, after, unit=None):
+        """Let ``command`` wait for the tokens ``after`` and for what it conflicts with on units other than its own."""
+        for token in [*after, *(c.token for c in self._pending
+                                if c.token.unit != unit and command.footprint.conflicts(c.footprint))]:
+            self._wait(command, token)
 
     def _is_finished(self, token):
         return token.index < self._finished[token.unit]
@@ -231,15 +248,14 @@ class Program:
         Counts within the loop and from before it hold in every iteration: more commands than counted can only have
         been issued since.
         """
-        units = [c for c in body if c.token]
-        for i, later in enumerate(units):
-            for j in range(i, len(units)):
-                earlier = units[j]
-                if earlier.token.unit == later.token.unit or not later.footprint.conflicts(earlier.footprint):
-                    continue
-                between = units[j + 1:] + units[:i]
-                count = sum(c.token.unit == earlier.token.unit for c in between)
-                name = f"wait_{earlier.token.unit.name.lower()}"
+        touching = [c for c in body if c.footprint]
+        for i, later in enumerate(touching):
+            for j in range(i, len(touching)):
+                earlier = touching[j]
+                if earlier.unit in (None, later.unit) or not later.footprint.conflicts(earlier.footprint):
+                    continue  # a READ is over before anything behind it is issued
+                count = sum(c.unit == earlier.unit for c in touching[j + 1:] + touching[:i])
+                name = f"wait_{earlier.unit.name.lower()}"
                 later.values[name] = min(count, MAX_WAIT, later.values.get(name, NO_WAIT))
 
     # Result.

@@ -1,15 +1,26 @@
-"""Program fetch: commands from memory as a stream of words."""
+"""Reads of the sequencer: commands as a stream of words, and single words for the scalar registers."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..commands import COMMAND_BYTES
 from ..ports import BeatRead
 
-__all__ = ["ProgramFetch"]
+__all__ = ["ProgramFetch", "WordRead"]
 
 QUEUE_BYTES = 4 * COMMAND_BYTES
+
+
+class WordRead(wiring.Signature):
+    """A reader of single words. ``valid``, ``region`` and ``offset`` (in bytes, a multiple of 4) stand until ``done``,
+    which comes with the word, or with ``error`` (bus error) or ``fault`` (its beat is not inside the region)."""
+
+    def __init__(self):
+        super().__init__({
+            "valid": Out(1), "region": Out(3), "offset": Out(32),
+            "done": In(1), "word": In(32), "error": In(1), "fault": In(1),
+        })
 
 
 class ProgramFetch(wiring.Component):
@@ -19,6 +30,8 @@ class ProgramFetch(wiring.Component):
     ahead in vain (behind a jump) is dropped; an error there is none: ``error`` and ``fault`` speak of the word that
     would come next.
 
+    A single word (``data``) goes between: the program's requests rest until it has come.
+
     Members
     -------
     enable : In(1)      read ahead; while low nothing is requested
@@ -26,6 +39,7 @@ class ProgramFetch(wiring.Component):
     word : Out(stream)  words
     error : Out(1)      the next word's beat came with a bus error
     fault : Out(1)      the next word lies outside region 0
+    data : In(WordRead)
     """
 
     def __init__(self, *, width):
@@ -35,6 +49,7 @@ class ProgramFetch(wiring.Component):
             "enable": In(1), "jump": In(1), "target": In(32),
             "word": Out(stream.Signature(32)),
             "error": Out(1), "fault": Out(1),
+            "data": In(WordRead()),
         })
 
     def elaborate(self, platform):
@@ -54,16 +69,18 @@ class ProgramFetch(wiring.Component):
         lane = Signal(range(max(beat_bytes // 4, 2)))
         faulted = Signal()
 
+        self._idle = Signal()                     # no single word is wanted or on its way
+        self._data_beat = Signal()                # the beat that arrives is a single word's
+        program_beat = Signal()
         asked = Signal()                          # a burst was accepted
+        accepted = Signal()                       # ... or refused
         keep = Signal()                           # a beat arrives that is wanted
         used = Signal()                           # the last word of a beat leaves
         m.d.comb += [
-            self.read.request_valid.eq(self.enable & ~faulted & (reserved <= depth - command_beats)
-                                       & (flight < 6 * depth) & ~self.jump),  # a jump takes the request back
-            self.read.request_offset.eq(offset),
-            self.read.request_beats.eq(command_beats),
-            asked.eq(self.read.request_valid & self.read.request_ready & ~self.read.fault),
-            keep.eq(self.read.beat_valid & (unwanted == 0)),
+            accepted.eq(self._idle & self.read.request_valid & self.read.request_ready),
+            asked.eq(accepted & ~self.read.fault),
+            program_beat.eq(self.read.beat_valid & ~self._data_beat),
+            keep.eq(program_beat & (unwanted == 0)),
             write.addr.eq(tail), write.data[:-1].eq(self.read.beat), write.data[-1].eq(self.read.beat_error),
             write.en.eq(keep),
             read.addr.eq(head),
@@ -73,13 +90,22 @@ class ProgramFetch(wiring.Component):
             self.word.payload.eq(read.data[:-1].word_select(lane, 32)),
             used.eq(self.word.valid & self.word.ready & (lane == beat_bytes // 4 - 1)),
         ]
-        with m.If(self.read.request_valid & self.read.request_ready):
+        with m.If(self._idle):
+            m.d.comb += [
+                self.read.request_valid.eq(self.enable & ~faulted & (reserved <= depth - command_beats)
+                                           & (flight < 6 * depth) & ~self.jump  # a jump takes the request back
+                                           & ~self.data.valid),                 # and so does a single word
+                self.read.request_offset.eq(offset),
+                self.read.request_beats.eq(command_beats),
+            ]
+        self._build_data(m, flight)
+        with m.If(accepted):
             m.d.sync += [faulted.eq(self.read.fault), offset.eq(offset + COMMAND_BYTES)]
         with m.If(self.word.valid & self.word.ready):
             m.d.sync += lane.eq(Mux(used, 0, lane + 1))
         m.d.sync += [
-            flight.eq(flight + Mux(asked, command_beats, 0) - self.read.beat_valid),
-            unwanted.eq(unwanted - (self.read.beat_valid & (unwanted != 0))),
+            flight.eq(flight + Mux(asked, command_beats, 0) - program_beat),
+            unwanted.eq(unwanted - (program_beat & (unwanted != 0))),
             reserved.eq(reserved + Mux(asked, command_beats, 0) - used),
             stored.eq(stored + keep - used),
             tail.eq(tail + keep),
@@ -87,8 +113,34 @@ class ProgramFetch(wiring.Component):
         ]
         with m.If(self.jump):
             m.d.sync += [
-                unwanted.eq(flight + Mux(asked, command_beats, 0) - self.read.beat_valid),
+                unwanted.eq(flight + Mux(asked, command_beats, 0) - program_beat),
                 reserved.eq(0), stored.eq(0), head.eq(0), tail.eq(0), lane.eq(0), faulted.eq(0),
                 offset.eq(self.target),
             ]
         return m
+
+    def _build_data(self, m, flight):
+        """A single word: the request behind a cycle without any, its beat behind those of the program."""
+        read, data = self.read, self.data
+        beat_log = (self._width // 8).bit_length() - 1
+        m.d.comb += data.word.eq(read.beat.word_select(data.offset[2:beat_log], 32))
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self._idle.eq(1)
+                with m.If(data.valid):
+                    m.next = "ASK"
+            with m.State("ASK"):
+                m.d.comb += [
+                    read.request_valid.eq(1), read.request_region.eq(data.region), read.request_beats.eq(1),
+                    read.request_offset.eq(Cat(Const(0, beat_log), data.offset[beat_log:])),
+                ]
+                with m.If(read.request_ready):
+                    m.d.comb += [data.fault.eq(read.fault), data.done.eq(read.fault)]
+                    m.next = "ARRIVE"
+                    with m.If(read.fault):
+                        m.next = "IDLE"
+            with m.State("ARRIVE"):
+                m.d.comb += self._data_beat.eq(flight == 0)
+                with m.If(self._data_beat & read.beat_valid):
+                    m.d.comb += [data.done.eq(1), data.error.eq(read.beat_error)]
+                    m.next = "IDLE"

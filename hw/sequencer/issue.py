@@ -23,7 +23,7 @@ class Issue(wiring.Component):
     Members
     -------
     start : In(1), program : In(32), arguments : In(256)   begin at ``program`` with registers 1 to 8 set
-    read : Out(BeatRead)      program fetch
+    read : Out(BeatRead)      program fetch and READ
     waits : Out               wait fields of the command in work
     allowed : In(1)           they are met
     room : In(units)          a bit a unit: it can take another command
@@ -51,19 +51,21 @@ class Issue(wiring.Component):
         m.submodules.fetch = self._fetch = fetch = ProgramFetch(width=self._width)
         m.submodules.scalar = self._scalar = scalar = ScalarUnit()
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
+        wiring.connect(m, scalar.memory, fetch.data)
 
         self._opcode = opcode = Signal(8)
         self._is_unit = is_unit = Signal()
         self._patches = Signal(data.ArrayLayout(data.StructLayout({"word": 4, "register": 4}), PATCHES))
         self._decoded = Signal(64)          # words 2 and 3, of SCALAR and BRANCH
+        self._jump = Signal()
+        self._target = Signal(32, reset_less=True)
         argument = Signal(range(ARGUMENTS))
         for unit in Unit:
             with m.If(opcode == Opcode[unit.name]):
                 m.d.comb += [self.unit.eq(unit), is_unit.eq(1)]
         self._command = Cat(Const(0, 32 * FIRST_WORD), self._decoded)
         m.d.comb += scalar.command.payload.as_value().eq(self._command)
-        with m.If(scalar.error):
-            m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
+        m.d.comb += self.error.eq(scalar.error)
 
         header = fetch.word.payload
         with m.FSM():
@@ -99,6 +101,10 @@ class Issue(wiring.Component):
                 self._build_words(m)
             with m.State("EXECUTE"):
                 self._build_execute(m)
+            with m.State("JUMP"):
+                m.d.comb += [fetch.target.eq(self._target), fetch.jump.eq(self._jump)]
+                m.d.sync += self.address.eq(self._target)
+                m.next = "HEADER"
         return m
 
     def _fetch_errors(self, m):
@@ -148,7 +154,7 @@ class Issue(wiring.Component):
                     m.next = "EXECUTE"
 
     def _build_execute(self, m):
-        fetch, scalar = self._fetch, self._scalar
+        scalar = self._scalar
         branch = Signal(layout(Opcode.BRANCH))
         m.d.comb += branch.as_value().eq(self._command)
         following = Signal(32)
@@ -172,8 +178,9 @@ class Issue(wiring.Component):
             m.d.comb += [
                 scalar.index.eq(branch.rs), scalar.put_index.eq(branch.rs), scalar.put_value.eq(tested),
                 scalar.put.eq(branch.condition == Condition.LOOP),
-                fetch.target.eq(self.address + branch.distance * COMMAND_BYTES),
-                fetch.jump.eq(jump),
             ]
-            m.d.sync += self.address.eq(Mux(jump, fetch.target, following))
-            m.next = "HEADER"
+            m.d.sync += [
+                self._jump.eq(jump),
+                self._target.eq(Mux(jump, self.address + branch.distance * COMMAND_BYTES, following)),
+            ]
+            m.next = "JUMP"

@@ -5,6 +5,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..commands import REGISTERS, Opcode, ScalarOp, layout
+from ..registers import ErrorCode
+from .fetch import WordRead
 
 __all__ = ["ScalarUnit"]
 
@@ -13,14 +15,16 @@ class ScalarUnit(wiring.Component):
     """Sixteen registers of 32 bits (register 0 is zero) and one operation at a time.
 
     Shifts go one bit and products one bit of the multiplier a cycle: programs need a handful for each token, and a
-    barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for SHL, SHR and MUL.
+    barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for SHL, SHR and MUL; READ
+    takes 5 and the memory's time.
 
     Members
     -------
     command : In(stream)             SCALAR command; taken when its result is written
     put, put_index, put_value : In   write a register (arguments at start, loop counts); not during a command
     index : In(4), value : Out(32)   combinational read port; the unit's own while a command is in work
-    error : Out(1)                   the operation does not exist; the command is not taken
+    memory : Out(WordRead)           of READ
+    error : Out(8)                   ErrorCode of a command that cannot be carried out; it is not taken
     """
 
     command: In(stream.Signature(layout(Opcode.SCALAR)))
@@ -29,7 +33,8 @@ class ScalarUnit(wiring.Component):
     put_value: In(32)
     index: In(range(REGISTERS))
     value: Out(32)
-    error: Out(1)
+    memory: Out(WordRead())
+    error: Out(8)
 
     def elaborate(self, platform):
         m = Module()
@@ -43,6 +48,7 @@ class ScalarUnit(wiring.Component):
             read.addr.eq(self.index), self.value.eq(read.data),
             write.addr.eq(self.put_index), write.data.eq(self.put_value),
             write.en.eq(self.put & (self.put_index != 0)),
+            self.memory.region.eq(command.region), self.memory.offset.eq(result),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -80,9 +86,24 @@ class ScalarUnit(wiring.Component):
                                 right.eq(right - 1),
                             ]
                             m.next = "OPERATE"
+                    with m.Case(ScalarOp.READ):
+                        m.d.sync += result.eq(left + right)
+                        m.next = "READ"
                     with m.Default():
-                        m.d.comb += self.error.eq(1)
+                        m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
                         m.next = "OPERATE"
+            with m.State("READ"):
+                with m.If(result[:2] != 0):
+                    m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
+                with m.Else():
+                    m.d.comb += self.memory.valid.eq(1)
+                    with m.If(self.memory.fault):
+                        m.d.comb += self.error.eq(ErrorCode.READ_RANGE)
+                    with m.If(self.memory.error):
+                        m.d.comb += self.error.eq(ErrorCode.READ_RESPONSE)
+                    with m.If(self.memory.done):
+                        m.d.sync += result.eq(self.memory.word)
+                        m.next = "WRITE"
             with m.State("WRITE"):
                 m.d.comb += [
                     write.addr.eq(command.rd), write.data.eq(result), write.en.eq(command.rd != 0),

@@ -35,7 +35,7 @@ class Sequencer(wiring.Component):
     bus_idle : In(1)               no burst is outstanding
     status_* : In(UnitStatus)      of the units
     stream ... store : Out         commands to the units
-    read : Out(BeatRead)           program fetch
+    read : Out(BeatRead)           program fetch and READ
     busy, abort : Out(1)           a program runs or is being stopped; reset the units
     finished, failed : Out(1)      pulse at the end, one of the two
     error_code, error_address : Out   of the last ``failed``

@@ -84,6 +84,45 @@ def test_loop_counts_and_patches_add_registers():
     assert m.registers[5] == 4 * 13 and m.registers[1] == 0
 
 
+def read(offset, *, region=2, waits=ALL_IDLE):
+    return command(Opcode.SCALAR, waits=waits, op=ScalarOp.READ, rd=9, rs=1, rt=2, region=region,
+                   immediate=offset & 0xFFFFFFFF)
+
+
+def test_read(random):
+    io = random.bytes(64)
+    m = machine([read(-8)], io)
+    m.run(arguments=(40, 12))
+    assert m.registers[9] == int.from_bytes(io[44:48], "little")
+
+
+@pytest.mark.parametrize("offset, region, code", [
+    (2, 2, ErrorCode.BAD_FIELD), (0x4000, 2, ErrorCode.READ_RANGE), (0x1FFC, 3, ErrorCode.READ_RANGE),
+    (0, 7, ErrorCode.READ_RANGE),
+])
+def test_read_refuses(offset, region, code):
+    """Region 3 ends within a beat: hardware reads whole beats, so its last word cannot be read."""
+    m = machine([read(offset, region=region)])
+    m.regions[3] = bytearray(0x2004)
+    with pytest.raises(MachineError) as error:
+        m.run(arguments=(4, 0xFFFFFFFC) if offset != 0x1FFC else (4, 0))
+    assert error.value.code == code
+
+
+def test_read_waits_for_the_store_of_its_word():
+    io = np.arange(10, 14, dtype="<u4").tobytes()
+    store = command(Opcode.STORE, region=2, offset=8, count=2, rows=1, planes=1, scratch=0, element=Element.WORD,
+                    element_stride=4)
+    for offset, waits, expected in ((12, ALL_IDLE, 11), (4, {}, 11), (12, {}, None)):
+        m = machine([load(0, 0, 1), store, read(offset, waits=waits)], io)
+        if expected is None:
+            with pytest.raises(MachineError, match="READ reads region 2 at 12, which STORE at offset 0x40 writes"):
+                m.run()
+        else:
+            m.run()
+            assert m.registers[9] == expected
+
+
 # Units.
 
 def test_load_and_store_rows_and_planes(random):
@@ -208,7 +247,7 @@ VECTOR = {"n": 2, "rows": 1}
     (ErrorCode.BAD_FIELD, 64, command(Opcode.VECTOR, **VECTOR, function=5)),
     (ErrorCode.BAD_FIELD, 64, command(Opcode.VECTOR, **VECTOR, dest=Dest.ACTIVATION, target=8)),
     (ErrorCode.BAD_FIELD, 64, load(0, 4, 1)),
-    (ErrorCode.BAD_FIELD, 64, load(0, 0, 1, region=5)),
+    (ErrorCode.READ_RANGE, 64, load(0, 0, 1, region=5)),
     (ErrorCode.BAD_FIELD, 64, command(Opcode.STREAM, region=0, k=0, tiles=1)),
     (ErrorCode.READ_RANGE, 64, load(0, 0x4000, 1)),
     (ErrorCode.READ_RANGE, 64, load(0, 0, 1, rows=2, row_stride=0xFFFFFFF8)),

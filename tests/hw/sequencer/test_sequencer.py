@@ -14,14 +14,18 @@ UNITS = {Opcode[unit.name]: unit for unit in Unit}
 
 
 class Bench:
-    """Runs one sequencer; ``issued`` collects (unit, fields) in the order in which units take commands."""
+    """Runs one sequencer; ``issued`` collects (unit, fields) in the order in which units take commands.
+
+    The program lies in region 0, ``data`` in region 2; every STORE adds one to the first byte of ``data`` at its end.
+    """
 
     def __init__(self, program, *, width=64, region_bytes=None, bus_error_at=None, unit_error=None, watchdog=0,
-                 start=64, arguments=(), stall=0.3, unit_time=20, hang=None):
+                 start=64, arguments=(), stall=0.3, unit_time=20, hang=None, data=bytes(64)):
         self.width, self.beat_bytes = width, width // 8
         words = [0] * (start // 4) + [word for command in program for word in command]
-        self.memory = b"".join(word.to_bytes(4, "little") for word in words)
-        self.region_bytes = len(self.memory) if region_bytes is None else region_bytes
+        self.memory = {0: b"".join(word.to_bytes(4, "little") for word in words), 2: bytearray(data)}
+        self.sizes = {number: len(content) for number, content in self.memory.items()}
+        self.sizes[0] = region_bytes or self.sizes[0]
         self.bus_error_at, self.unit_error, self.hang = bus_error_at, unit_error, hang
         self.start, self.watchdog, self.arguments = start, watchdog, arguments
         self.random = random.Random(SEED)
@@ -39,28 +43,29 @@ class Bench:
             valid = bool(queue) and self.random.random() > self.stall
             ctx.set(read.beat_valid, valid)
             if valid:
-                at = queue[0]
-                ctx.set(read.beat, int.from_bytes(self.memory[at:at + self.beat_bytes].ljust(1, b"\0"), "little"))
-                ctx.set(read.beat_error, at == self.bus_error_at)
+                region, at = queue[0]
+                ctx.set(read.beat, int.from_bytes(self.memory[region][at:at + self.beat_bytes], "little"))
+                ctx.set(read.beat_error, (region, at) == self.bus_error_at)
             ready = taken is not None and self.random.random() > self.stall
-            outside = ready and taken[0] + taken[1] * self.beat_bytes > self.region_bytes
+            outside = ready and taken[1] + taken[2] * self.beat_bytes > self.sizes.get(taken[0], 0)
             ctx.set(read.request_ready, ready)
             ctx.set(read.fault, outside)
             await ctx.tick()
             if valid:
                 queue.pop(0)
             if ready and self.asking and not outside:
-                queue += range(taken[0], taken[0] + taken[1] * self.beat_bytes, self.beat_bytes)
+                queue += [(taken[0], taken[1] + i * self.beat_bytes) for i in range(taken[2])]
             taken = None if ready or not self.asking else taken or self.request
             self.quiet = not queue
             ctx.set(self.dut.bus_idle, self.quiet)
 
     async def watch_requests(self, ctx):
         """What stands on the request lines at each clock edge."""
-        read = self.dut.read
-        async for _, _, valid, offset, beats in ctx.tick().sample(
-                read.request_valid, read.request_offset, read.request_beats):
-            self.asking, self.request = valid, (offset, beats)
+        read, standing = self.dut.read, False
+        async for _, _, ready, valid, *request in ctx.tick().sample(
+                read.request_ready, read.request_valid, read.request_region, read.request_offset, read.request_beats):
+            assert not (standing and valid and self.request != request), "a request must stand unchanged"
+            self.asking, self.request, standing = valid, request, valid and not ready
 
     def unit_process(self, unit):
         port = getattr(self.dut, unit.name.lower())
@@ -88,6 +93,7 @@ class Bench:
                         ctx.set(status.error, 0)
                     while self.hang == unit:
                         await ctx.tick()
+                    self.memory[2][0] += unit == Unit.STORE
                     ctx.set(status.done, 1)
                     await ctx.tick()
                     ctx.set(status.done, 0)
@@ -199,6 +205,50 @@ def test_loops_nest_and_patches_add_registers():
     assert [(u, f["k"]) for u, f in bench.issued if u != Unit.VECTOR] == [(Unit.MATMUL, 1), (Unit.MATMUL, 2)]
 
 
+def read(rd, offset, rs=0, rt=0, region=2, **waits):
+    return encode(Opcode.SCALAR, op=ScalarOp.READ, rd=rd, rs=rs, rt=rt, region=region, immediate=offset & 0xFFFFFFFF,
+                  **waits)
+
+
+@pytest.mark.parametrize("width", [32, 64, 512])
+def test_read_fetches_the_word_among_jumps_and_prefetch(width):
+    """Words of region 2 and of the program itself, in a loop, with what is read ahead in vain behind each jump."""
+    data = random.Random(SEED).randbytes(256)
+    program = [
+        scalar(ScalarOp.ADD, 10, 0, 3),
+        read(9, 1, rs=10, rt=11), scalar(ScalarOp.ADD, 11, 11, 61), show(9),  # 1 + 3, 1 + 2 + 61, 1 + 1 + 122
+        encode(Opcode.BRANCH, condition=Condition.ALWAYS, distance=2), [0] * 16,
+        read(12, 252), read(0, 8), show(12), show(0),
+        encode(Opcode.BRANCH, condition=Condition.LOOP, rs=10, distance=-9 & 0xFFFFFFFF),
+        read(9, 64 + 12, region=0), show(9),
+    ]
+    bench = Bench([*program, END], width=width, data=data).run()
+    assert bench.result[:2] == ("finished", ErrorCode.NONE)
+
+    def word(at):
+        return int.from_bytes(data[at:at + 4], "little")
+
+    expected = [value for at in (4, 64, 124) for value in (word(at), word(252), 0)]
+    assert [fields["offset"] for _, fields in bench.issued] == [*expected, program[0][3]]
+
+
+@pytest.mark.parametrize("count", range(3))
+def test_read_waits_for_stores(count):
+    program = [*[encode(Opcode.STORE)] * 4, read(9, 0, wait_store=count), show(9)]
+    bench = Bench([*program, END], unit_time=300).run()
+    stored = next(fields["offset"] for unit, fields in bench.issued if unit == Unit.LOAD)
+    assert stored >= 4 - count and (count or stored == 4)
+
+
+@pytest.mark.parametrize("offset, region, bus_error_at, code", [
+    (2, 2, None, ErrorCode.BAD_FIELD), (64, 2, None, ErrorCode.READ_RANGE), (-4, 2, None, ErrorCode.READ_RANGE),
+    (0, 7, None, ErrorCode.READ_RANGE), (20, 2, (2, 16), ErrorCode.READ_RESPONSE),
+])
+def test_read_errors(offset, region, bus_error_at, code):
+    bench = Bench([encode(Opcode.LOAD), read(9, offset, region=region), show(9), END], bus_error_at=bus_error_at)
+    assert bench.run().result == ("failed", code, 128)
+
+
 @pytest.mark.parametrize("opcode", [0, 9, 255])
 def test_bad_opcode(opcode):
     bad = [opcode] + [0] * 15
@@ -218,8 +268,8 @@ def test_program_outside_its_region():
 
 def test_bus_error_in_the_program_counts_only_where_it_is_reached():
     program = [encode(Opcode.LOAD), END, encode(Opcode.LOAD)]
-    assert Bench(program, bus_error_at=64 * 3 + 8).run().result[0] == "finished"
-    assert Bench(program, bus_error_at=64 * 2).run().result == ("failed", ErrorCode.READ_RESPONSE, 128)
+    assert Bench(program, bus_error_at=(0, 64 * 3 + 8)).run().result[0] == "finished"
+    assert Bench(program, bus_error_at=(0, 64 * 2)).run().result == ("failed", ErrorCode.READ_RESPONSE, 128)
 
 
 def test_unit_error_names_the_command_that_failed():
