@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# reference adds PyTorch and transformers, for one test file.
+EXTRAS ?= sim,test
 HISTORY := tests/synth/history.csv
 BUDGETS := tests/synth/budgets.toml
 
@@ -14,7 +16,7 @@ ifeq ($(ICARUS),)
 LEFT_OUT := and not icarus
 endif
 
-.PHONY: help setup run test test-all bench synth docs lint clean left-out
+.PHONY: help setup run test test-all bench synth docs soak lint clean left-out
 
 help:
 	@echo "make setup     install into $(VENV)"
@@ -32,7 +34,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[sim,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	touch $@
 
 run: $(STAMP)
@@ -64,7 +66,11 @@ synth: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m tilewright.gen.command_document docs/commands.md
+	$(BIN)/python -m tilewright.gen.function_report docs
 	$(BIN)/python -m tilewright.gen.model_report docs/models.md
+
+soak: $(STAMP)
+	$(BIN)/tilewright soak -o build/soak.json
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache
