@@ -31,11 +31,10 @@ class MatmulEngine(wiring.Component):
     its predecessor in the same way, of whatever format. Only the third of three commands in changing formats waits
     until the first one's results have left the array.
 
-    Throughput: rows * lanes (fp16_rows * lanes / 2) multiply-accumulates a cycle and 2 cycles between tiles, if the
+    Throughput: rows * lanes (fp16_rows * lanes / 2) multiply-accumulates a cycle, and 3 cycles between commands, if the
     prefetch buffer keeps up and results drain: (rows in use) * outputs / min(accumulate_lanes, group_words) cycles a
     tile. INT8: a block's 32 beats take no less than (rows in use) * lanes / accumulate_lanes steps. FP16: a tile's k
-    beats take no less than (rows in use) * (lanes / 2) / (sums rounded a cycle) steps, 64 at most, and one cycle more
-    and the array's delay.
+    beats take no less than 1 + (rows in use) * (lanes / 2) / (sums rounded a cycle), 65 at most, nor than 7 cycles.
 
     Errors: BAD_FIELD where k, n or rows is 0, ``activation`` or ``group_stride`` no multiple of 32, a format missing,
     FP16 with ``scaled``; ACTIVATION_RANGE where a row group's indices leave the buffer; SCRATCHPAD_RANGE where a result

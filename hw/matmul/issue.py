@@ -22,7 +22,8 @@ class MatmulIssue(wiring.Component):
     given out (have settled), and a command that changes the format back waits until those of its own have settled.
 
     A tile is kept in the prefetch buffer while further groups follow, and replayed for each.
-    Throughput: a beat a cycle; 2 cycles between tiles, 3 between commands, and between groups what a rewind takes.
+    Throughput: a beat a cycle, tiles without a gap (but for k = 1); 3 cycles between commands; with several groups 2
+    between tiles and what a rewind takes between groups.
 
     A faulty command raises ``error`` when all before it is finished, and nothing is issued any more.
 
@@ -99,7 +100,10 @@ class MatmulIssue(wiring.Component):
             more_rows.eq(self._of_format(lambda: rows_left > self._rows, lambda: rows_left > self._fp16_rows)),
             more_tiles.eq(self._of_format(lambda: outputs_left > lanes, lambda: outputs_left > fp16_lanes)),
         ]
-        start_group, end_group = self._build_beats(m, command, activation)
+        # With one group a tile follows its predecessor at once. Where k is 1, this were not known in time.
+        several_groups, at_once = Signal(), Signal()
+        m.d.sync += at_once.eq(more_tiles & ~more_rows & ~several_groups & (command.k != 1))
+        start_group, end_group, end_tiles = self._build_beats(m, command, activation, at_once)
         self._build_descriptors(m, command, outputs_left, rows_left, column, base, more_rows, more_tiles)
         bad, switch, settled = self._build_check(m, command, outputs_left)
         code = Signal(8, reset_less=True)
@@ -107,6 +111,13 @@ class MatmulIssue(wiring.Component):
 
         def first_group():
             return [rows_left.eq(command.rows), activation.eq(command.activation), base.eq(command.dest)]
+
+        def next_tile():
+            return [
+                outputs_left.eq(outputs_left - self._of_format(lambda: lanes, lambda: fp16_lanes)),
+                column.eq(column + self._of_format(lambda: lanes // self._group_words,
+                                                   lambda: fp16_lanes // self._group_words)),
+            ]
 
         def accept():
             m.d.comb += self.command.ready.eq(1)
@@ -121,7 +132,7 @@ class MatmulIssue(wiring.Component):
             with m.State("idle"):
                 accept()
             with m.State("check"):
-                m.d.sync += first_group()
+                m.d.sync += [*first_group(), several_groups.eq(0)]
                 with m.If(bad):
                     m.d.sync += code.eq(ErrorCode.BAD_FIELD)
                     m.next = "fault"
@@ -144,6 +155,10 @@ class MatmulIssue(wiring.Component):
             with m.State("beats"):
                 m.d.comb += [self.starved.eq(~self.beat_valid), self.waits.eq(self.beat_valid & ~self.beat_take)]
                 with m.If(end_group):
+                    m.d.sync += several_groups.eq(several_groups | more_rows)
+                with m.If(end_group & at_once):
+                    m.d.sync += next_tile()
+                with m.If(end_tiles):
                     m.next = "next"
             with m.State("next"):
                 with m.If(more_rows):
@@ -158,12 +173,7 @@ class MatmulIssue(wiring.Component):
                         ]
                         m.next = "group"
                 with m.Elif(more_tiles):
-                    m.d.sync += [
-                        *first_group(),
-                        outputs_left.eq(outputs_left - self._of_format(lambda: lanes, lambda: fp16_lanes)),
-                        column.eq(column + self._of_format(lambda: lanes // self._group_words,
-                                                           lambda: fp16_lanes // self._group_words)),
-                    ]
+                    m.d.sync += [*first_group(), *next_tile()]
                     m.next = "group"
                 with m.Else():
                     m.next = "idle"
@@ -193,31 +203,35 @@ class MatmulIssue(wiring.Component):
             m.d.comb += [settled.eq(1), self.half.eq(not self._rows)]
         return bad, switch, settled
 
-    def _build_beats(self, m, command, activation):
-        """One group's beats. Returns its start (an input) and its last beat."""
-        running, start_group, end_group = Signal(), Signal(), Signal()
+    def _build_beats(self, m, command, activation, at_once):
+        """The beats of a group, and of the next one ``at_once``. Returns the start (an input), a group's last beat, and
+        the last beat of all."""
+        running, start_group, end_group, end_tiles = Signal(), Signal(), Signal(), Signal()
         index = Signal(range(self._depth), reset_less=True)
         left = Signal(16, reset_less=True)        # beats after this one
-        last_of_group, last_of_block = Signal(), Signal()
+        last_of_group, last_of_block, again = Signal(), Signal(), Signal()
         room = self._of_format(lambda: self.block_room, lambda: self.fp16_room)
         m.d.comb += [
             last_of_group.eq(left == 0),
             last_of_block.eq(last_of_group | self._of_format(lambda: index[:5].all(), lambda: 0)),
             self.beat_take.eq(running & self.beat_valid & (~last_of_block | (room & self.tile_room))),
             self.index.eq(index),
+            again.eq(last_of_group & at_once), end_tiles.eq(end_group & ~at_once),
             end_group.eq(self.beat_take & last_of_group), self.tile_valid.eq(end_group),
         ]
-        with m.If(self.beat_take):
+        with m.If(start_group | (self.beat_take & again)):
+            m.d.sync += [index.eq(activation), left.eq(command.k - 1)]
+        with m.Elif(self.beat_take):
             m.d.sync += [index.eq(index + 1), left.eq(left - 1)]
         with m.If(start_group):
-            m.d.sync += [running.eq(1), index.eq(activation), left.eq(command.k - 1)]
-        with m.Elif(end_group):
+            m.d.sync += running.eq(1)
+        with m.Elif(end_tiles):
             m.d.sync += running.eq(0)
         if self._rows:
-            self._build_blocks(m, command, start_group, index, last_of_group, last_of_block)
-        return start_group, end_group
+            self._build_blocks(m, command, start_group, index, last_of_group, last_of_block, again)
+        return start_group, end_group, end_tiles
 
-    def _build_blocks(self, m, command, start_group, index, last_of_group, last_of_block):
+    def _build_blocks(self, m, command, start_group, index, last_of_group, last_of_block, again):
         first_block = Signal(reset_less=True)
         m.d.comb += [
             self.block_begin.eq(self.beat_take & (index[:5] == 0) & command.scaled),
@@ -228,7 +242,7 @@ class MatmulIssue(wiring.Component):
         with m.If(start_group):
             m.d.sync += first_block.eq(1)
         with m.Elif(self.beat_take & last_of_block):
-            m.d.sync += first_block.eq(0)
+            m.d.sync += first_block.eq(again)
 
     def _build_descriptors(self, m, command, outputs_left, rows_left, column, base, more_rows, more_tiles):
         """What does not change within a group, registered before its last beat can come."""

@@ -49,6 +49,12 @@ def test_decode_eats_the_bus(Job, Bench):
     assert bench.utilisation >= 0.98 * 32 / 34
 
 
+def test_tiles_follow_each_other(Job, Bench):
+    """No cycle between the tiles of a command with one row group."""
+    bench = Bench(jobs=[Job(k=64, n=40, rows=2)], seed=38, **SMALL).run()
+    assert bench.utilisation == 1
+
+
 def test_commands_follow_each_other(Job, Bench):
     """Three idle cycles between commands at most, though their results still drain."""
     bench = Bench(jobs=[Job(k=64, n=8, rows=2, scaled=False) for _ in range(6)], seed=34, **SMALL).run()
