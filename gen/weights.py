@@ -5,7 +5,7 @@ import numpy as np
 from tilewright.gen.errors import UserError
 from tilewright.sim.golden.weights import BLOCK, quantise, quantise_int4
 
-__all__ = ["check_finite", "to_fp16", "to_q8_0", "to_q4_1"]
+__all__ = ["check_finite", "to_fp16", "to_int8", "to_int4"]
 
 
 def check_finite(name, array, *, rows=None):
@@ -25,7 +25,7 @@ def to_fp16(name, array):
     return half
 
 
-def to_q8_0(name, array):
+def to_int8(name, array):
     """The matrix [n, k] as ``QuantisedMatrix``; UserError for an element that is not finite or is beyond an FP16 scale
     of its block, which reaches 127 * 65504."""
     try:
@@ -39,7 +39,7 @@ def to_q8_0(name, array):
         raise
 
 
-def to_q4_1(name, array):
+def to_int4(name, array):
     """The matrix [n, k] as ``Int4Matrix``; UserError for an element that is not finite, is beyond FP16's numbers, or
     makes its block's range one that 15 steps of an FP16 scale cannot span."""
     try:

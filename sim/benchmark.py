@@ -96,7 +96,7 @@ class Workbench:
     Parameters
     ----------
     folder : path              for Verilog and builds; builds are kept and used again
-    open_model : function      returns (GgufModel, tokens of the prompt)
+    open_model : function      returns (Checkpoint, tokens of the prompt)
     new_tokens : int           how many of the prompt's tokens are decoded
     step : function            told what is being done
     """
@@ -119,14 +119,14 @@ class Workbench:
 
     @cached_property
     def model(self):
-        """(GgufModel, tokens of the prompt)."""
+        """(Checkpoint, tokens of the prompt)."""
         self._step("reading the model")
         return self._open_model()
 
     def _compile(self, name):
         """(LayerShape, weights, CompiledLayer) of the model's layer 0 for a preset."""
-        gguf, _ = self.model
-        shape, arrays = LayerShape.of(gguf.architecture.layer(0)), gguf.quantised_layer(0)
+        checkpoint, _ = self.model
+        shape, arrays = LayerShape.of(checkpoint.architecture.layer(0)), checkpoint.layer(0, "int8")
         return shape, arrays, compile_layer(self.preset(name).config, shape, arrays, context=max(CONTEXTS))
 
     def layer_job(self, name, x, **options):
@@ -164,10 +164,10 @@ def gemm(bench, name, size=GEMM):
 
 def decode(bench, name, contexts=CONTEXTS):
     """Share of bus beats that carry weights, keys or values for the first time, in a decode step."""
-    config, (gguf, tokens) = bench.preset(name).config, bench.model
+    config, (checkpoint, tokens) = bench.preset(name).config, bench.model
     shape, arrays, _ = bench.layer(name)
     for context in contexts:
-        job = bench.layer_job(name, gguf.embedding(tokens[-1:]), prefill=0, first=context - 1,
+        job = bench.layer_job(name, checkpoint.embedding(tokens[-1:]), prefill=0, first=context - 1,
                               cache=_filled_cache(shape, context - 1, max(CONTEXTS)))
         result, problems = bench.run(name, job)
         counters, (chunk,) = result.counters[0], job.chunks
@@ -190,8 +190,8 @@ def _filled_cache(shape, positions, context):
 
 def layer(bench, name):
     """Seconds and speed of the simulation in which the model's layer runs over the prompt."""
-    gguf, tokens = bench.model
-    job = bench.layer_job(name, gguf.embedding(tokens), prefill=len(tokens) - bench.new_tokens)
+    checkpoint, tokens = bench.model
+    job = bench.layer_job(name, checkpoint.embedding(tokens), prefill=len(tokens) - bench.new_tokens)
     result, problems = bench.run(name, job)
     common = {"configuration": bench.preset(name).configuration | {"context": max(CONTEXTS)},
               "counters": result.counters, "problems": problems}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import softfloatpy
 
+from tilewright.gen.checkpoint.gguf_file import GgufCheckpoint
 from tilewright.gen.fetch import fetch
-from tilewright.gen.gguf_model import GgufModel
 from tilewright.gen.model import load_model
 
 
@@ -19,7 +19,7 @@ def smollm2_model():
 @pytest.fixture(scope="session")
 def smollm2(smollm2_model):
     """Its GGUF file, open."""
-    return GgufModel(fetch(smollm2_model, progress=False), smollm2_model)
+    return GgufCheckpoint(fetch(smollm2_model, progress=False), smollm2_model)
 
 
 _CORNERS = np.array([sign | bits for sign in (0, 1 << 31) for bits in (

@@ -58,8 +58,8 @@ def run(
     if simulator not in SIMULATORS:
         raise UserError(f"--simulator {simulator}: unknown; allowed are {', '.join(SIMULATORS)}")
     configuration = chosen(preset or (None if config else "medium"), config)
-    gguf, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
-    index = _layer_index(layers, gguf.architecture.layers)
+    checkpoint, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
+    index = _layer_index(layers, checkpoint.architecture.layers)
     for path, is_folder in ((json_file, False), (waves, False), (folder, True)):
         _check_writable(path, is_folder)
     console = Console(stderr=True)
@@ -71,8 +71,8 @@ def run(
             bars.update(task, total=new_tokens + 1, completed=done, description=f"simulating {label}")
 
         report = run_layer(
-            config=configuration, shape=LayerShape.of(gguf.architecture.layer(index)),
-            weights=gguf.quantised_layer(index), x=gguf.embedding(tokens),
+            config=configuration, shape=LayerShape.of(checkpoint.architecture.layer(index)),
+            weights=checkpoint.layer(index, "int8"), x=checkpoint.embedding(tokens),
             prefill=len(tokens) - new_tokens, context=context, folder=folder,
             memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves,
             step=lambda text: bars.update(task, description=text), progress=progress)
@@ -85,23 +85,20 @@ def run(
 
 def model_and_tokens(model, source, prompt, new_tokens, context):
     """The model's file, open, and the prompt's tokens; raises UserError if they are too few or too many."""
-    from tilewright.gen.fetch import fetch as fetch_model
-    from tilewright.gen.gguf_model import GgufModel
+    from tilewright.gen.checkpoint import open_checkpoint
     from tilewright.gen.model import load_model
-    from tilewright.gen.tokenizer import Tokenizer
 
-    description = load_model(model)
-    gguf = GgufModel(fetch_model(description, source), description)
-    tokens = Tokenizer(gguf).encode(prompt)
+    checkpoint = open_checkpoint(load_model(model).name, source)
+    tokens = checkpoint.tokenizer().encode(prompt)
     if len(tokens) < new_tokens + LEAST_PREFILL:
         raise UserError(f"prompt = {len(tokens)} tokens: {new_tokens} of them are to be decoded and at least "
                         f"{LEAST_PREFILL} must come before; give a longer --prompt or a smaller --new-tokens")
-    limit = min(context, gguf.architecture.max_context)
+    limit = min(context, checkpoint.architecture.max_context)
     if len(tokens) > limit:
         raise UserError(f"prompt = {len(tokens)} tokens: {len(tokens) - limit} more than the context of {limit}; "
                         f"give a shorter --prompt or a larger --context (the model's limit is "
-                        f"{gguf.architecture.max_context})")
-    return gguf, tokens
+                        f"{checkpoint.architecture.max_context})")
+    return checkpoint, tokens
 
 
 def _layer_index(text, layers):

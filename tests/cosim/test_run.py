@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tilewright.gen import cli
+from tilewright.gen.architecture import Architecture
 from tilewright.gen.functions import function_tables
 from tilewright.hw.accelerator import Accelerator
 from tilewright.sim.golden.weights import quantise
@@ -22,37 +23,21 @@ PHASE_KEYS = {"tokens", "runs", "cycles", "macs", "mac_utilisation", "bandwidth_
               "counters"}
 
 
-@dataclass(frozen=True)
 class TinyModel:
-    """A model of random weights in the place of a GGUF file; it is its own architecture."""
+    """A model of random weights in the place of a file."""
 
-    layers: int = 2
-    max_context: int = 64
-    hidden: int = 32
-    heads: int = 2
-    kv_heads: int = 1
-    head_dim: int = 16
-    ffn: int = 44
-    norm_eps: float = 1e-5
-    rope_theta: float = 1e4
-    rope_pairing: str = "interleaved"
+    architecture = Architecture(layers=2, max_context=64, hidden=32, heads=2, kv_heads=1, head_dim=16, ffn=44, vocab=50,
+                                rotary_dim=16, rope_pairing="interleaved")
 
-    @property
-    def architecture(self):
-        return self
-
-    def quantised_layer(self, index):
-        rng = np.random.default_rng(SEED + index)
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        shapes = {"q_proj": (q, self.hidden), "k_proj": (kv, self.hidden), "v_proj": (kv, self.hidden),
-                  "o_proj": (self.hidden, q), "gate_proj": (self.ffn, self.hidden), "up_proj": (self.ffn, self.hidden),
-                  "down_proj": (self.hidden, self.ffn)}
-        matrices = {name: quantise(rng.normal(size=size) / 6) for name, size in shapes.items()}
-        return matrices | {name: rng.normal(1, 0.1, self.hidden).astype(np.float32)
-                           for name in ("attn_norm", "ffn_norm")}
+    def layer(self, index, weights_format):
+        assert weights_format == "int8"
+        rng, shape = np.random.default_rng(SEED + index), self.architecture.layer(index)
+        matrices = {name: quantise(rng.normal(size=size) / 6) for name, size in shape.matrix_shapes.items()}
+        return matrices | {name: rng.normal(1, 0.1, size).astype(np.float32)
+                           for name, size in shape.vector_sizes.items()}
 
     def embedding(self, tokens):
-        return np.random.default_rng(SEED).normal(size=(len(tokens), self.hidden)).astype(np.float32)
+        return np.random.default_rng(SEED).normal(size=(len(tokens), self.architecture.hidden)).astype(np.float32)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tilewright.gen.functions import function_tables
-from tilewright.gen.tokenizer import Tokenizer
 from tilewright.sim.golden import a8, functions, layer, matmul, reference, rope
 from tilewright.sim.golden.weights import QuantisedMatrix
 
@@ -259,12 +258,13 @@ PROMPT = ("The quick brown fox jumps over the lazy dog. In 2024, a small languag
 def test_real_layer(smollm2, tables):
     """Layer 0 of SmolLM2-135M: a prompt of 16 tokens at once, then 4 tokens one by one."""
     s = layer.LayerShape.of(smollm2.architecture.layer(0))
-    tokens = Tokenizer(smollm2).encode(PROMPT)[:20]
+    tokens = smollm2.tokenizer().encode(PROMPT)[:20]
     assert len(tokens) == 20
     x = smollm2.embedding(tokens)
-    w = smollm2.quantised_layer(0)
+    w = smollm2.layer(0, "int8")
     got, _ = run(s, w, x, tables, [16, 1, 1, 1, 1], max_context=512)
-    for name, arrays in (("Q8_0 weights", layer.dequantise_weights(w)), ("weights of the file", smollm2.layer(0))):
+    for name, arrays in (("Q8_0 weights", layer.dequantise_weights(w)),
+                         ("weights of the file", smollm2.layer(0, "float32"))):
         expected = reference.decoder_layer(s, arrays, reference.ReferenceCache(s), x)
         tokenwise = [cosine(a, b) for a, b in zip(got, expected, strict=True)]
         print(f"float64 with {name}: cosine {cosine(got, expected):.6f}, of the worst token {min(tokenwise):.6f}, "

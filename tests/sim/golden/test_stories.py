@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tilewright.gen.checkpoint import open_checkpoint
 from tilewright.gen.functions import function_tables
-from tilewright.gen.llama2c_model import Llama2cModel, Llama2cTokenizer
-from tilewright.gen.model import load_model
 from tilewright.sim.golden import functions, model, reference, shape
 from tilewright.sim.golden.weights import BLOCK, QuantisedMatrix, quantise
 
@@ -28,12 +27,12 @@ def folder():
 
 @pytest.fixture(scope="module")
 def stories(folder):
-    return Llama2cModel(folder / "stories260K.bin", load_model("stories260k"))
+    return open_checkpoint(folder / "stories260K.bin")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(folder, stories):
-    return Llama2cTokenizer(folder / "tok512.bin", stories.architecture.vocab)
+    return stories.tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +62,10 @@ def whole(stories, matrix):
     embedding = matrix(stories.tensor("embedding"))
     return model.TransformerModel(
         shapes=[stories.architecture.layer(i) for i in indices],
-        layers=[{name: matrix(w) if w.ndim == 2 else w for name, w in stories.layer(i).items()} for i in indices],
-        tensors={"embedding": shape.dequantise_weights({"": embedding})[""], "final_norm": stories.final_norm(), "lm_head": embedding})
+        layers=[{name: matrix(w) if w.ndim == 2 else w for name, w in stories.layer(i, "float32").items()}
+                for i in indices],
+        tensors={"embedding": shape.dequantise_weights({"": embedding})[""],
+                 "final_norm": stories.tensor("final_norm"), "lm_head": embedding})
 
 
 def fp16(w):

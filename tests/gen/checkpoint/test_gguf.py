@@ -5,8 +5,8 @@ import gguf
 import numpy as np
 import pytest
 
+from tilewright.gen.checkpoint.gguf_file import GgufCheckpoint
 from tilewright.gen.errors import UserError
-from tilewright.gen.gguf_model import GgufModel
 from tilewright.gen.model import check_agreement, load_model
 from tilewright.sim.golden import weights
 
@@ -78,7 +78,7 @@ def refusal(call, *args):
 
 
 def test_architecture(path):
-    a = GgufModel(path).architecture
+    a = GgufCheckpoint(path).architecture
     assert (a.layers, a.hidden, a.heads, a.kv_heads, a.head_dim, a.rotary_dim) == (2, 96, 6, 2, 16, 16)
     assert (a.ffn, a.vocab, a.max_context, a.norm_eps, a.rope_theta) == (172, 50, 128, 1e-5, 10000.0)
     assert (a.norm, a.topology, a.mlp, a.activation) == ("rms_norm", "sequential", "glu", "silu")
@@ -86,32 +86,32 @@ def test_architecture(path):
 
 
 def test_tensors(path, tensors):
-    model = GgufModel(path)
-    layer = model.layer(0)
+    model = GgufCheckpoint(path)
+    layer = model.layer(0, "float32")
     assert set(layer) == {"attn_norm", "q_proj", "k_proj", "v_proj", "o_proj", "ffn_norm", "gate_proj", "up_proj",
                           "down_proj"}
     for name, stored in (("q_proj", "attn_q"), ("o_proj", "attn_output"), ("down_proj", "ffn_down"),
                          ("ffn_norm", "ffn_norm"), ("gate_proj", "ffn_gate"), ("up_proj", "ffn_up")):
         assert layer[name].dtype == np.float32
         np.testing.assert_array_equal(layer[name], tensors[f"blk.0.{stored}.weight"])
-    np.testing.assert_array_equal(model.final_norm(), tensors["output_norm.weight"])
+    np.testing.assert_array_equal(model.tensor("final_norm"), tensors["output_norm.weight"])
 
 
 def test_quantised_layer_keeps_q8_0_blocks(path, tensors):
-    model = GgufModel(path)
-    kept, exact = model.quantised_layer(1)["v_proj"], model.layer(1)["v_proj"]
+    model = GgufCheckpoint(path)
+    kept, exact = model.layer(1, "int8")["v_proj"], model.layer(1, "float32")["v_proj"]
     assert (kept.q.dtype, kept.d.dtype, kept.d.shape) == (np.int8, np.float16, (32, 3))
     np.testing.assert_array_equal(weights.dequantise(kept), exact)
-    made = model.quantised_layer(0)["v_proj"]
+    made = model.layer(0, "int8")["v_proj"]
     for got, expected in zip(made, weights.quantise(tensors["blk.0.attn_v.weight"]), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 def test_embedding_rows(path):
-    model = GgufModel(path)
-    whole = model.tensor("token_embd.weight")
+    model = GgufCheckpoint(path)
+    whole = model.tensor("embedding")
     np.testing.assert_array_equal(model.embedding([7, 0, 49, 7]), whole[[7, 0, 49, 7]])
-    np.testing.assert_array_equal(weights.dequantise(model.lm_head()), whole)  # tied
+    np.testing.assert_array_equal(weights.dequantise(model.tensors()["lm_head"]), whole)  # tied
     for wrong in ([50], [-1], [[1]]):
         with pytest.raises(ValueError, match="0 to 49"):
             model.embedding(wrong)
@@ -134,12 +134,12 @@ GEMMA3 = {key: value for key, value in METADATA.items() if key not in ("vocab_si
 def test_gemma3(tmp_path, tensors):
     tensors = gemma3_tensors(tensors, np.random.default_rng(SEED))
     path = write_file(tmp_path / "gemma.gguf", tensors, GEMMA3, "gemma3", blocks={"blk.0.ffn_up.weight": "Q8_0"})
-    model = GgufModel(path)
+    model = GgufCheckpoint(path)
     known = load_model("gemma3-270m").architecture
     sizes = {"layers": LAYERS, "hidden": HIDDEN, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "ffn": FFN,
              "vocab": VOCAB, "max_context": 128, "window": 32}
     assert model.architecture == replace(known, **sizes, rotary_dim=HEAD_DIM, embed_scale=HIDDEN ** 0.5)
-    layer = model.quantised_layer(1)
+    layer = model.layer(1, "int8")
     assert set(layer) == {"attn_norm", "ffn_norm", "post_attn_norm", "post_ffn_norm", "q_norm", "k_norm", "q_proj",
                           "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     for name, stored in (("post_attn_norm", "post_attention_norm"), ("post_ffn_norm", "post_ffw_norm"),
@@ -155,14 +155,14 @@ def test_gemma3(tmp_path, tensors):
 def test_refused_gemma3(tmp_path, tensors, change, message):
     metadata = {key: value for key, value in (GEMMA3 | change).items() if value is not None}
     path = write_file(tmp_path / "m.gguf", gemma3_tensors(tensors, np.random.default_rng(SEED)), metadata, "gemma3")
-    assert message in refusal(GgufModel, path)
+    assert message in refusal(GgufCheckpoint, path)
 
 
 def test_untied_output(tmp_path, tensors):
     tensors["output.weight"] = np.ones((VOCAB, HIDDEN), np.float32)
-    model = GgufModel(write_file(tmp_path / "untied.gguf", tensors))
+    model = GgufCheckpoint(write_file(tmp_path / "untied.gguf", tensors))
     assert not model.architecture.tied_embeddings
-    assert (weights.dequantise(model.lm_head()) > 0.99).all()
+    assert (weights.dequantise(model.tensors()["lm_head"]) > 0.99).all()
 
 
 @pytest.mark.parametrize("change, message", [
@@ -185,27 +185,27 @@ def test_untied_output(tmp_path, tensors):
 def test_refused_metadata(tmp_path, tensors, change, message):
     metadata = {key: value for key, value in (METADATA | change).items() if value is not None}
     path = write_file(tmp_path / "m.gguf", tensors, metadata)
-    text = refusal(GgufModel, path)
+    text = refusal(GgufCheckpoint, path)
     assert text.startswith(f"{path}: ") and message in text
 
 
 def test_other_architecture(tmp_path, tensors):
     path = write_file(tmp_path / "m.gguf", tensors, architecture="qwen2")
-    assert refusal(GgufModel, path) == f"{path}: architecture 'qwen2' is not supported; supported: llama, gemma3"
+    assert refusal(GgufCheckpoint, path) == f"{path}: architecture 'qwen2' is not supported; supported: llama, gemma3"
 
 
 def test_bias_is_refused(tmp_path, tensors):
     tensors["blk.0.attn_q.bias"] = np.zeros(96, np.float32)
     assert "tensor blk.0.attn_q.bias is no part of a model of architecture llama" in refusal(
-        GgufModel, write_file(tmp_path / "m.gguf", tensors))
+        GgufCheckpoint, write_file(tmp_path / "m.gguf", tensors))
 
 
 def test_missing_and_foreign_files(tmp_path):
-    assert refusal(GgufModel, tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'}: no such file"
+    assert refusal(GgufCheckpoint, tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'}: no such file"
     (tmp_path / "text").write_text("Hello")
-    assert refusal(GgufModel, tmp_path / "text") == f"{tmp_path / 'text'}: not a GGUF file"
+    assert refusal(GgufCheckpoint, tmp_path / "text") == f"{tmp_path / 'text'}: not a GGUF file"
     (tmp_path / "empty").write_bytes(b"")
-    assert "not a GGUF file" in refusal(GgufModel, tmp_path / "empty")
+    assert "not a GGUF file" in refusal(GgufCheckpoint, tmp_path / "empty")
 
 
 def test_truncated_anywhere(path):
@@ -214,7 +214,7 @@ def test_truncated_anywhere(path):
     lengths = np.random.default_rng(SEED).integers(4, len(content) - 64, 60).tolist()
     for length in [4, 8, 24, 100, 600, 2000, *lengths, len(content) - 64]:
         path.write_bytes(content[:length])
-        assert re.search(r"truncated or corrupt|missing", refusal(GgufModel, path)), length
+        assert re.search(r"truncated or corrupt|missing", refusal(GgufCheckpoint, path)), length
 
 
 def test_overwritten_bytes_never_escape(path):
@@ -229,7 +229,7 @@ def test_overwritten_bytes_never_escape(path):
             spoilt[position] = rng.integers(256)
         path.write_bytes(spoilt)
         try:
-            GgufModel(path).layer(0)
+            GgufCheckpoint(path).layer(0)
         except UserError as error:
             assert str(error).startswith(str(path)) and "\n" not in str(error)
             refused += 1
@@ -237,18 +237,18 @@ def test_overwritten_bytes_never_escape(path):
 
 
 @pytest.mark.parametrize("name, read, index", [
-    ("blk.1.attn_v.weight", lambda m: m.quantised_layer(1), "[3, 32]"),
+    ("blk.1.attn_v.weight", lambda m: m.layer(1, "int8"), "[3, 32]"),
     ("blk.1.attn_v.weight", lambda m: m.layer(1), "[3, 32]"),
-    ("blk.1.attn_v.weight", lambda m: m.fp16_layer(1), "[3, 32]"),
-    ("blk.0.attn_q.weight", lambda m: m.quantised_layer(0), "[3, 17]"),
-    ("blk.0.attn_q.weight", lambda m: m.fp16_layer(0), "[3, 17]"),
+    ("blk.1.attn_v.weight", lambda m: m.layer(1, "fp16"), "[3, 32]"),
+    ("blk.0.attn_q.weight", lambda m: m.layer(0, "int8"), "[3, 17]"),
+    ("blk.0.attn_q.weight", lambda m: m.layer(0, "fp16"), "[3, 17]"),
     ("token_embd.weight", lambda m: m.embedding([7, 49, 3, 3]), "[3, 32]"),
-    ("token_embd.weight", lambda m: m.lm_head(), "[3, 32]"),
+    ("token_embd.weight", lambda m: m.tensors(), "[3, 32]"),
 ])
 def test_values_that_are_not_finite(path, name, read, index):
     """Planted in row 3: a NaN at column 17, or as the scale of the row's second block."""
     plant(path, name, 3, 34, b"\x00\x7e")  # 17 FP16 values, or a block of 2 + 32 bytes
-    assert refusal(read, GgufModel(path)) == (
+    assert refusal(read, GgufCheckpoint(path)) == (
         f"{path}: tensor {name}{index} = nan: weights must be finite; get another copy of the file")
 
 
@@ -265,43 +265,43 @@ def plant(path, name, row, byte, value):
 def test_scales_of_four_bit_blocks(tmp_path, tensors, kind, scale):
     name = "blk.1.ffn_up.weight"
     path = write_file(tmp_path / "four.gguf", tensors, blocks={name: kind})
-    assert GgufModel(path).layer(1)["up_proj"].shape == (FFN, HIDDEN)
+    assert GgufCheckpoint(path).layer(1, "float32")["up_proj"].shape == (FFN, HIDDEN)
     plant(path, name, 171, 2 * scale, b"\x00\xfc")
-    text = refusal(GgufModel(path).quantised_layer, 1)
+    text = refusal(GgufCheckpoint(path).layer, 1, "file")
     assert re.search(r"tensor blk\.1\.ffn_up\.weight\[171, (6[4-9]|[78]\d|9[0-5])\] = (-inf|inf|nan): weights", text)
 
 
 def test_infinite_gain(tmp_path, tensors):
     tensors["blk.1.ffn_norm.weight"][95] = -np.inf
     path = write_file(tmp_path / "m.gguf", tensors)
-    assert "tensor blk.1.ffn_norm.weight[95] = -inf: weights must be finite" in refusal(GgufModel(path).layer, 1)
+    assert "tensor blk.1.ffn_norm.weight[95] = -inf: weights must be finite" in refusal(GgufCheckpoint(path).layer, 1)
     tensors["output_norm.weight"][0] = np.nan
     path = write_file(tmp_path / "m.gguf", tensors)
-    assert "tensor output_norm.weight[0] = nan: weights must be finite" in refusal(GgufModel(path).final_norm)
+    assert "tensor output_norm.weight[0] = nan: weights must be finite" in refusal(GgufCheckpoint(path).tensors)
 
 
 def test_weights_beyond_fp16(tmp_path, tensors):
     tensors["blk.0.ffn_down.weight"][95, 171] = -65520.0
     tensors["blk.1.ffn_down.weight"][95, 171] = 65519.0  # rounds to 65504
-    model = GgufModel(write_file(tmp_path / "m.gguf", tensors))
-    assert refusal(model.fp16_layer, 0) == (
+    model = GgufCheckpoint(write_file(tmp_path / "m.gguf", tensors))
+    assert refusal(model.layer, 0, "fp16") == (
         f"{model.path}: tensor blk.0.ffn_down.weight[95, 171] = -65520: is beyond FP16's largest number, 65504; take "
         "the format int8 for it")
-    half = model.fp16_layer(1)
+    half = model.layer(1, "fp16")
     assert half["down_proj"].dtype == np.float16 and half["down_proj"][95, 171] == 65504
     assert half["attn_norm"].dtype == np.float32
     np.testing.assert_array_equal(half["up_proj"], tensors["blk.1.ffn_up.weight"].astype(np.float16))
-    assert model.quantised_layer(0)["down_proj"].d[95, 5] == np.float16(65520 / 127)  # in INT8 it has a place
+    assert model.layer(0, "int8")["down_proj"].d[95, 5] == np.float16(65520 / 127)  # in INT8 it has a place
 
 
 def test_weights_beyond_the_scale_of_a_block(tmp_path, tensors):
     tensors["blk.0.attn_k.weight"][31, 2] = 1e7
-    model = GgufModel(write_file(tmp_path / "m.gguf", tensors))
-    assert "tensor blk.0.attn_k.weight[31, 2] = 1e+07: is beyond 127 * 65504" in refusal(model.quantised_layer, 0)
+    model = GgufCheckpoint(write_file(tmp_path / "m.gguf", tensors))
+    assert "tensor blk.0.attn_k.weight[31, 2] = 1e+07: is beyond 127 * 65504" in refusal(model.layer, 0, "int8")
 
 
 def test_no_such_layer_or_key(path):
-    model = GgufModel(path)
+    model = GgufCheckpoint(path)
     assert refusal(model.layer, 2) == f"{path}: there is no layer 2; layers are 0 to 1"
     assert refusal(model.field, "tokenizer.ggml.pre") == f"{path}: metadata tokenizer.ggml.pre is missing"
     assert model.field("tokenizer.ggml.tokens")[:2] == ["t0", "t1"]
@@ -309,7 +309,7 @@ def test_no_such_layer_or_key(path):
 
 def test_description_agrees_with_the_file(smollm2, smollm2_model):
     assert smollm2.architecture == smollm2_model.architecture
-    assert smollm2.layer(29)["down_proj"].shape == (576, 1536)
+    assert smollm2.layer(29, "float32")["down_proj"].shape == (576, 1536)
     assert refusal(smollm2.layer, 30).endswith("layers are 0 to 29")
 
 
@@ -317,4 +317,4 @@ def test_disagreement_names_the_keys(path, smollm2_model):
     found = replace(smollm2_model.architecture, layers=32, rope_theta=10000.0)
     text = refusal(check_agreement, smollm2_model.architecture, found, "x.gguf")
     assert text == "x.gguf: layers is 32 instead of 30; rope_theta is 10000.0 instead of 100000.0"
-    assert "not the file of smollm2-135m: layers is 2 instead of 30" in refusal(GgufModel, path, smollm2_model)
+    assert "not the file of smollm2-135m: layers is 2 instead of 30" in refusal(GgufCheckpoint, path, smollm2_model)

@@ -4,9 +4,10 @@ import struct
 import numpy as np
 import pytest
 
+from tilewright.gen.checkpoint.llama2c_file import Llama2cCheckpoint
 from tilewright.gen.errors import UserError
-from tilewright.gen.llama2c_model import Llama2cModel, Llama2cTokenizer
 from tilewright.gen.model import load_model
+from tilewright.gen.piece_tokenizer import read_llama2c_tokenizer
 from tilewright.sim.golden import weights
 
 SEED = 31007
@@ -48,12 +49,13 @@ def file(request, tmp_path):
 
 def test_tensors(file):
     path, arrays, tied = file
-    model = Llama2cModel(path)
+    model = Llama2cCheckpoint(path)
     a = model.architecture
     assert (a.hidden, a.ffn, a.layers, a.heads, a.kv_heads, a.vocab, a.max_context, a.head_dim, a.tied_embeddings) == (
         HIDDEN, FFN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT, HIDDEN // HEADS, tied)
     for index in range(LAYERS):
-        layer, quantised, half = model.layer(index), model.quantised_layer(index), model.fp16_layer(index)
+        layer, quantised, half = (
+            model.layer(index, kind) for kind in ("float32", "int8", "fp16"))
         assert set(layer) == set(quantised) == set(half) == set(arrays) - {"embedding", "final_norm", "cos", "sin",
                                                                             "lm_head"}
         for name, array in layer.items():
@@ -65,10 +67,10 @@ def test_tensors(file):
             else:
                 np.testing.assert_array_equal(quantised[name].q, weights.quantise(expected).q)
                 np.testing.assert_array_equal(half[name], expected.astype(np.float16))
-    np.testing.assert_array_equal(model.final_norm(), arrays["final_norm"])
+    np.testing.assert_array_equal(model.tensor("final_norm"), arrays["final_norm"])
     head = arrays["embedding" if tied else "lm_head"]
-    np.testing.assert_array_equal(model.lm_head().d, weights.quantise(head).d)
-    np.testing.assert_array_equal(model.fp16_lm_head(), head.astype(np.float16))
+    np.testing.assert_array_equal(model.tensors("int8")["lm_head"].d, weights.quantise(head).d)
+    np.testing.assert_array_equal(model.tensors("fp16")["lm_head"], head.astype(np.float16))
     np.testing.assert_array_equal(model.embedding([3, 16, 3]), arrays["embedding"][[3, 16, 3]])
     for tokens in ([17], [-1], 3):
         with pytest.raises(ValueError, match="from 0 to 16"):
@@ -82,7 +84,7 @@ def test_tensors(file):
 
 def test_agreement_with_a_description(file):
     with pytest.raises(UserError, match="not the file of stories260k: layers is 3 instead of 5"):
-        Llama2cModel(file[0], load_model("stories260k"))
+        Llama2cCheckpoint(file[0], load_model("stories260k"))
 
 
 @pytest.mark.parametrize("content, message", [
@@ -99,7 +101,7 @@ def test_refuses_other_files(content, message, tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        Llama2cModel(path)
+        Llama2cCheckpoint(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
@@ -109,11 +111,11 @@ def test_refuses_another_length(change, file):
     length = len(path.read_bytes())
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=f"instead of the {length} that its header calls for"):
-        Llama2cModel(path)
+        Llama2cCheckpoint(path)
 
 
 def test_missing_file(tmp_path):
-    for kind in (Llama2cModel, lambda path: Llama2cTokenizer(path, 3)):
+    for kind in (Llama2cCheckpoint, lambda path: read_llama2c_tokenizer(path, 3)):
         with pytest.raises(UserError, match="absent: no such file"):
             kind(tmp_path / "absent")
 
@@ -123,12 +125,12 @@ def test_names_a_weight_that_is_not_finite(value, tmp_path):
     arrays = parts(True)
     arrays["up_proj"][1, 43, 5] = value
     arrays["embedding"][2, 7] = value
-    model = Llama2cModel(written(tmp_path / "model.bin", arrays, header()))
+    model = Llama2cCheckpoint(written(tmp_path / "model.bin", arrays, header()))
     model.layer(0)
     for read, place in ((lambda: model.layer(1), "layers.1.up_proj[43, 5]"),
-                        (lambda: model.fp16_layer(1), "layers.1.up_proj[43, 5]"),
-                        (lambda: model.quantised_layer(1), "layers.1.up_proj[43, 5]"),
-                        (model.lm_head, "embedding[2, 7]"), (lambda: model.embedding([5, 2]), "embedding[2, 7]")):
+                        (lambda: model.layer(1, "fp16"), "layers.1.up_proj[43, 5]"),
+                        (lambda: model.layer(1, "int8"), "layers.1.up_proj[43, 5]"),
+                        (model.tensors, "embedding[2, 7]"), (lambda: model.embedding([5, 2]), "embedding[2, 7]")):
         with pytest.raises(UserError, match=re.escape(f"tensor {place} = {value:g}")):
             read()
     model.embedding([5, 3])
@@ -137,9 +139,9 @@ def test_names_a_weight_that_is_not_finite(value, tmp_path):
 def test_beyond_fp16(tmp_path):
     arrays = parts(True)
     arrays["o_proj"][2, 0, 23] = 70000
-    model = Llama2cModel(written(tmp_path / "model.bin", arrays, header()))
+    model = Llama2cCheckpoint(written(tmp_path / "model.bin", arrays, header()))
     with pytest.raises(UserError, match=re.escape("tensor layers.2.o_proj[0, 23] = 70000")):
-        model.fp16_layer(2)
+        model.layer(2, "fp16")
 
 
 def tokenizer_bytes(pieces=PIECES):
@@ -149,9 +151,10 @@ def tokenizer_bytes(pieces=PIECES):
 def test_decode(tmp_path):
     path = tmp_path / "tokenizer.bin"
     path.write_bytes(tokenizer_bytes())
-    tokenizer = Llama2cTokenizer(path, len(PIECES))
+    tokenizer = read_llama2c_tokenizer(path, len(PIECES))
     assert tokenizer.decode([6, 7, 3, 4, 5, 8]) == " Once upon\näü"
-    assert tokenizer.decode([tokenizer.bos, 6, tokenizer.eos]) == "\n<s>\n Once\n</s>\n"
+    assert tokenizer.decode([tokenizer.bos, 6, tokenizer.eos]) == "\n<s>\nOnce\n</s>\n"
+    assert tokenizer.decode([tokenizer.bos, 6, tokenizer.eos], special=False) == "Once"
     assert tokenizer.decode([4, 6, 9]) == "\ufffd Once<0xC3"
     assert tokenizer.decode([]) == ""
 
@@ -165,4 +168,4 @@ def test_refuses_other_tokenizers(content, message, tmp_path):
     path = tmp_path / "tokenizer.bin"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        Llama2cTokenizer(path, len(PIECES))
+        read_llama2c_tokenizer(path, len(PIECES))
