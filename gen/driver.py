@@ -1,12 +1,19 @@
-"""Driver of an accelerator: the same for simulation and boards, over a transport that reads and writes words."""
+"""Driver of an accelerator: the same for simulation and boards, over a transport that reads and writes words and memory."""
 
 from dataclasses import dataclass
+
+import numpy as np
 
 from tilewright.hw.registers import ARGUMENTS, COUNTERS, IDENTITY, REGIONS, REGISTER_MAP, VERSION, ErrorCode
 
 from .errors import UserError
 
-__all__ = ["Driver", "Region", "ProgramError"]
+__all__ = ["Driver", "Generator", "Region", "Step", "ProgramError", "ContextFull", "best"]
+
+PAGE = 4096
+"""Alignment of regions."""
+WATCHDOG = 1_000_000
+"""Cycles without any progress until a program is stopped."""
 
 
 class ProgramError(Exception):
@@ -30,7 +37,8 @@ class Driver:
     """Registers by name, programs, counters.
 
     ``transport`` has coroutines ``read(offset) -> int`` and ``write(offset, value)`` for 32-bit registers, and
-    ``wait()``, which returns when the interrupt is pending.
+    ``wait()``, which returns when the interrupt is pending. For memory, which ``Generator`` needs, it has
+    ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4.
     """
 
     def __init__(self, transport):
@@ -99,3 +107,126 @@ class Driver:
 
 def _lsb(register, field):
     return next(f.lsb for f in REGISTER_MAP[register].fields if f.name == field)
+
+
+class ContextFull(UserError):
+    """There is no position left for a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One run of a program: ``kind`` 'prefill' or 'decode', its first position, its tokens, its counters by name."""
+
+    kind: str
+    position: int
+    tokens: int
+    counters: dict
+
+
+class Generator:
+    """A compiled model on an accelerator: token numbers in, token numbers out. Keeps the position of the sequence.
+
+    Parameters
+    ----------
+    transport : as for Driver
+    compiled : CompiledModel
+    config_hash : str        of the configuration it was compiled for, SHA-256 as 64 hexadecimal digits
+    base : int               address of the first region; the others follow, each aligned to 4 KiB
+    step : function          told each ``Step`` when it is over
+
+    Attributes
+    ----------
+    driver : Driver
+    regions : list of Region    program and weights, KV cache, input and output
+    position : int              of the next token
+    steps : list of Step        since ``reset``
+    """
+
+    def __init__(self, transport, compiled, *, config_hash, base=0, step=lambda step: None):
+        if base % PAGE:
+            raise ValueError(f"base = {base:#x}: must be a multiple of {PAGE}")
+        self.driver, self.compiled, self._transport = Driver(transport), compiled, transport
+        self._config_hash, self._step = config_hash, step
+        self.regions = []
+        for size, writable in ((len(compiled.image), False), (compiled.kv_bytes, True), (compiled.io_bytes, True)):
+            self.regions.append(Region(base, size, writable))
+            base += -(-size // PAGE) * PAGE
+        self.memory_bytes = base
+        self.reset()
+
+    def reset(self):
+        """A new sequence."""
+        self.position, self.steps = 0, []
+
+    async def load(self):
+        """Bring the model into memory; UserError if the hardware is of another configuration."""
+        await self.driver.check(int(self._config_hash[:8], 16))
+        await self._transport.load(self.regions[0].base, self.compiled.image)
+        await self.driver.configure(self.regions, watchdog=WATCHDOG)
+
+    async def prompt(self, tokens):
+        """Take in tokens, as many at a time as the program can; returns the token chosen to follow them."""
+        self._check(tokens)
+        most = self.compiled.prefill_tokens
+        for first in range(0, len(tokens), most):
+            await self._run("prefill", self.compiled.prefill, tokens[first:first + most])
+        return await self._chosen()
+
+    async def next(self, token):
+        """Take in one token; returns the one chosen to follow it."""
+        self._check([token])
+        await self._run("decode", self.compiled.decode, [token])
+        return await self._chosen()
+
+    async def embedding(self, tokens, hidden):
+        """An encoder's vector for a whole sequence, float32 [hidden]."""
+        self.reset()
+        self._check(tokens)
+        await self._run("prefill", self.compiled.prefill, tokens)
+        return await self._floats(self.compiled.embedding, 4 * hidden)
+
+    async def logits(self):
+        """Logits behind the last token taken in, float32 [vocab]."""
+        return await self._floats(self.compiled.logits, 4 * self.compiled.vocab)
+
+    async def top_k(self, k):
+        """The k best candidates to follow, best first: list of (token, logit)."""
+        return best(await self.logits(), k)
+
+    async def kv_cache(self):
+        """The whole of region 1, uint8."""
+        region = self.regions[1]
+        return np.frombuffer(await self._transport.fetch(region.base, region.size), np.uint8)
+
+    def _check(self, tokens):
+        vocab, context = self.compiled.vocab, self.compiled.context
+        if not len(tokens):
+            raise UserError("prompt: holds no token; give at least one")
+        for token in tokens:
+            if not 0 <= token < vocab:
+                raise UserError(f"token {token}: must be from 0 to {vocab - 1}, the model's vocabulary")
+        if self.position + len(tokens) > context:
+            raise ContextFull(f"position {self.position}: {len(tokens)} more tokens do not fit into the context of "
+                              f"{context}; compile the model for a larger context")
+
+    async def _run(self, kind, program, tokens):
+        io = self.regions[2].base + self.compiled.tokens
+        await self._transport.load(io, np.asarray(tokens, "<u4").tobytes())
+        await self.driver.run(program, (self.position, len(tokens)))
+        self.steps.append(Step(kind=kind, position=self.position, tokens=len(tokens),
+                               counters=await self.driver.counters()))
+        self.position += len(tokens)
+        self._step(self.steps[-1])
+
+    async def _chosen(self):
+        word = await self._transport.fetch(self.regions[2].base + self.compiled.next_token, 4)
+        return int.from_bytes(word, "little")
+
+    async def _floats(self, offset, size):
+        return np.frombuffer(await self._transport.fetch(self.regions[2].base + offset, size), "<f4")
+
+
+def best(logits, k):
+    """The k greatest of the logits, greatest first and of equal ones the first: list of (token, logit)."""
+    order = np.argsort(-logits, kind="stable")[:k]
+    return [(int(token), float(logits[token])) for token in order]

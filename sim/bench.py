@@ -47,7 +47,7 @@ async def job(top):
     """The job in the folder that the environment names."""
     folder = Path(os.environ["TILEWRIGHT_JOB"])
     job = json.loads((folder / "job.json").read_text())
-    top.dump.value = 0
+    top.dump.value = top.fill.value = 0
     top.rst.value = 1
     Clock(top.clk, PERIOD_NS, unit="ns").start()
     driver = Driver(RegisterTransport(top))

@@ -100,7 +100,8 @@ def build(config, verilog, folder, *, memory_bytes, simulator="verilator", waves
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             _compile(simulator, sources, defines, memory_bytes, waves, folder)
-            stamp.write_text(json.dumps({"simulator": simulator, "memory_bytes": memory_bytes, "waves": waves}))
+            stamp.write_text(json.dumps({"simulator": simulator, "memory_bytes": memory_bytes, "waves": waves,
+                                         "beat_bytes": config.bus_bytes}))
     return folder
 
 

@@ -2,6 +2,7 @@
 //
 // Contents: zero, then the file +image=FILE (raw bytes; byte 0 is bits 7:0 of beat 0; whole beats) at time 0.
 // A rising edge of `dump` writes beats dump_first .. dump_first + dump_beats - 1 to +dump=FILE, one a line in hexadecimal.
+// A rising edge of `fill` reads these beats from +fill=FILE (raw bytes), in which each edge finds what is new.
 //
 // Plusargs, each also a register of the same name that a bench may set by hierarchy:
 //   read_latency     cycles from an AR handshake to its first R handshake, pipelined over bursts (at least 2)
@@ -27,6 +28,7 @@ module axi_memory #(
     input  wire                    rst,
 
     input  wire                    dump,
+    input  wire                    fill,
     input  wire [31:0]             dump_first,
     input  wire [31:0]             dump_beats,
 
@@ -77,7 +79,7 @@ module axi_memory #(
     // Contents
 
     integer file, length, i;
-    reg [8*1024-1:0] image_name, dump_name;
+    reg [8*1024-1:0] image_name, dump_name, fill_name;
     reg [DATA_WIDTH-1:0] big;
 
     function [DATA_WIDTH-1:0] swapped(input [DATA_WIDTH-1:0] word);
@@ -256,8 +258,9 @@ module axi_memory #(
     reg [5:0] write_count, result_count;
     reg [7:0] write_beat;
     reg [1:0] write_worst;
-    reg [DATA_WIDTH-1:0] merged;
-    integer lane;
+    reg [DATA_WIDTH-1:0] merged, beat;
+    reg fill_before = 1'b0;
+    integer lane, fill_file, j;
 
     wire [ADDR_WIDTH-1:0] write_at = write_address[write_head] + (write_beat << BEAT_LOG);
     wire write_last = write_beat == write_length[write_head];
@@ -308,6 +311,20 @@ module axi_memory #(
                 s_axi_bvalid <= 1;
                 s_axi_bresp <= write_result[result_head];
                 result_head <= result_head + 1;
+            end
+            fill_before <= fill;
+            if (fill && !fill_before) begin   // here, as memory has one process that writes it
+                if (!$value$plusargs("fill=%s", fill_name))
+                    $fatal(1, "axi_memory: fill without +fill=FILE");
+                fill_file = $fopen(fill_name, "rb");
+                if (fill_file == 0)
+                    $fatal(1, "axi_memory: cannot open %0s", fill_name);
+                for (j = dump_first; j < dump_first + dump_beats; j = j + 1) begin
+                    if ($fread(beat, fill_file) != BEAT_BYTES)
+                        $fatal(1, "axi_memory: %0s holds less than %0d beats", fill_name, dump_beats);
+                    mem[j] <= swapped(beat);
+                end
+                $fclose(fill_file);
             end
             write_count <= write_count + (write_taken ? 6'd1 : 6'd0) - (write_ended ? 6'd1 : 6'd0);
             result_count <= result_count + (write_ended ? 6'd1 : 6'd0) - (result_sent ? 6'd1 : 6'd0);

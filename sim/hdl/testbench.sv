@@ -12,6 +12,7 @@ module testbench #(
     output wire        irq /* verilator public_flat_rw */,
 
     input  wire        dump /* verilator public_flat_rw */,
+    input  wire        fill /* verilator public_flat_rw */,
     input  wire [31:0] dump_first /* verilator public_flat_rw */,
     input  wire [31:0] dump_beats /* verilator public_flat_rw */,
 
@@ -63,7 +64,7 @@ module testbench #(
     /* verilator lint_on PINMISSING */
 
     axi_memory #(.DATA_WIDTH(`DATA_WIDTH), .ADDR_WIDTH(`ADDR_WIDTH), .BYTES(BYTES)) memory (
-        .clk(clk), .rst(rst), .dump(dump), .dump_first(dump_first), .dump_beats(dump_beats),
+        .clk(clk), .rst(rst), .dump(dump), .fill(fill), .dump_first(dump_first), .dump_beats(dump_beats),
         .s_axi_araddr(araddr), .s_axi_arlen(arlen), .s_axi_arvalid(arvalid), .s_axi_arready(arready),
         .s_axi_rdata(rdata), .s_axi_rresp(rresp), .s_axi_rlast(rlast), .s_axi_rvalid(rvalid), .s_axi_rready(rready),
         .s_axi_awaddr(awaddr), .s_axi_awlen(awlen), .s_axi_awvalid(awvalid), .s_axi_awready(awready),

@@ -25,7 +25,7 @@ module axi_memory_top #(
     assign s_axi_bid = 1'b0;
 
     axi_memory #(.DATA_WIDTH(WIDTH), .ADDR_WIDTH(32), .BYTES(BYTES)) memory (
-        .clk(clk), .rst(rst), .dump(dump), .dump_first(dump_first), .dump_beats(dump_beats),
+        .clk(clk), .rst(rst), .dump(dump), .fill(1'b0), .dump_first(dump_first), .dump_beats(dump_beats),
         .s_axi_araddr(s_axi_araddr), .s_axi_arlen(s_axi_arlen), .s_axi_arvalid(s_axi_arvalid),
         .s_axi_arready(s_axi_arready), .s_axi_rdata(s_axi_rdata), .s_axi_rresp(s_axi_rresp),
         .s_axi_rlast(s_axi_rlast), .s_axi_rvalid(s_axi_rvalid), .s_axi_rready(s_axi_rready),

@@ -47,7 +47,7 @@ module dma_memory #(
     );
 
     axi_memory #(.DATA_WIDTH(WIDTH), .ADDR_WIDTH(32), .BYTES(BYTES)) memory (
-        .clk(clk), .rst(rst), .dump(1'b0), .dump_first(32'd0), .dump_beats(32'd0),
+        .clk(clk), .rst(rst), .dump(1'b0), .fill(1'b0), .dump_first(32'd0), .dump_beats(32'd0),
         .s_axi_araddr(araddr), .s_axi_arlen(arlen), .s_axi_arvalid(arvalid), .s_axi_arready(arready),
         .s_axi_rdata(rdata), .s_axi_rresp(rresp), .s_axi_rlast(rlast), .s_axi_rvalid(rvalid), .s_axi_rready(rready),
         .s_axi_awaddr(awaddr), .s_axi_awlen(awlen), .s_axi_awvalid(awvalid), .s_axi_awready(awready),
