@@ -109,8 +109,7 @@ class PackageTokenizer(Tokenizer):
 
     def __init__(self, model, *, limit, bos=None, eos=None, begins=False, exact=False):
         self._model, self._limit, self.bos, self.eos, self._begins, self._exact = model, limit, bos, eos, begins, exact
-        unknown = getattr(model.model, "unk_token", None)
-        self._unknown = None if unknown is None else model.token_to_id(unknown)
+        self._unknown = getattr(model.model, "unk_token", None)
 
     @property
     def vocab(self):
@@ -131,8 +130,8 @@ class PackageTokenizer(Tokenizer):
 
     def _encoded(self, text, add_special_tokens):
         encoding = self._model.encode(text, add_special_tokens=add_special_tokens)
-        for token, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token == self._unknown and text[first:last] != encoding.tokens[0]:
+        for token, piece, (first, last) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+            if piece == self._unknown and text[first:last] != piece:
                 raise UserError(f"text {text[first:last]!r}: is not in the model's vocabulary; write it otherwise")
             if token >= self._limit:
                 raise UserError(f"text {text[first:last]!r}: is token {token}, but the model's embedding has "

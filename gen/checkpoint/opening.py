@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tilewright.gen.checkpoint.gguf_file import GgufCheckpoint
+from tilewright.gen.checkpoint.huggingface import HuggingFaceCheckpoint
 from tilewright.gen.checkpoint.llama2c_file import Llama2cCheckpoint
 from tilewright.gen.errors import UserError
 from tilewright.gen.fetch import fetch
@@ -16,7 +17,8 @@ def open_checkpoint(model_or_path, source=None, *, tokenizer=None, progress=True
 
     Parameters
     ----------
-    model_or_path : str or path    a known model's name; or a .gguf file, a llama2.c checkpoint (.bin)
+    model_or_path : str or path    a known model's name; or a .gguf file, a llama2.c checkpoint (.bin),
+                                   a Hugging Face folder or the .safetensors file in one
     source : str or path           where a known model's file is fetched from; None: its own place
     tokenizer : path               tokenizer of a llama2.c checkpoint; None: the one beside it
     progress : bool                show fetching on standard error
@@ -38,8 +40,10 @@ def open_checkpoint(model_or_path, source=None, *, tokenizer=None, progress=True
 
 
 def _open(path, model, tokenizer):
+    if path.is_dir() or path.suffix == ".safetensors":
+        return HuggingFaceCheckpoint(path if path.is_dir() else path.parent, model)
     if path.suffix == ".gguf":
         return GgufCheckpoint(path, model)
     if path.suffix == ".bin":
         return Llama2cCheckpoint(path, model, tokenizer)
-    raise UserError(f"{path}: unknown kind of file; known are .gguf and .bin (llama2.c)")
+    raise UserError(f"{path}: unknown kind of file; known are .gguf, .safetensors and .bin (llama2.c)")
