@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilewright.hw.commands import (
+    COMMAND_BYTES,
     COMMANDS,
     NO_WAIT,
     PATCHES,
@@ -21,7 +22,7 @@ from tilewright.hw.registers import ARGUMENTS
 
 from .footprint import Footprint, footprint
 
-__all__ = ["Program", "Dynamic", "Token", "MAX_WAIT", "STREAMS_AHEAD"]
+__all__ = ["Program", "Dynamic", "Label", "Token", "MAX_WAIT", "STREAMS_AHEAD"]
 
 MAX_WAIT = NO_WAIT - 1
 STREAMS_AHEAD = 4
@@ -55,10 +56,18 @@ class Token(NamedTuple):
     position: int   # among all commands
 
 
+class Label(NamedTuple):
+    """What a command of a program is for."""
+
+    opcode: str
+    text: str       # as "layer 3/attention"; empty where nothing was said
+
+
 @dataclass
 class _Command:
     opcode: Opcode
     values: dict
+    label: str
     token: Token | None = None
     footprint: Footprint | None = None
 
@@ -83,6 +92,7 @@ class Program:
     _names: dict = field(default_factory=dict)
     _pending: list = field(default_factory=list)  # commands that may be unfinished here
     _in_loop: bool = False
+    where: str = ""  # label of the commands to come
 
     # Registers.
 
@@ -103,6 +113,13 @@ class Program:
             raise ValueError(f"no register is left for {name!r}; in use: {', '.join(self._names)}")
         return self._name(name, free[-1])  # arguments take the lowest
 
+    @contextmanager
+    def label(self, text):
+        """Commands appended inside are for ``text``; a label within takes the place of the one around it."""
+        before, self.where = self.where, text
+        yield
+        self.where = before
+
     def release(self, *names):
         """Give registers back for other names."""
         for name in names:
@@ -116,16 +133,16 @@ class Program:
 
     def scalar(self, op, rd, rs, immediate=0, rt=0):
         """rd = rs op (rt + immediate); returns rd."""
-        self._append(_Command(Opcode.SCALAR, {"op": ScalarOp(op), "rd": rd, "rs": rs, "rt": rt,
-                                              "immediate": immediate & 0xFFFFFFFF}))
+        self._append(Opcode.SCALAR, {"op": ScalarOp(op), "rd": rd, "rs": rs, "rt": rt,
+                                     "immediate": immediate & 0xFFFFFFFF})
         return rd
 
     def read(self, rd, region, offset, rs=0, rt=0, *, reads=(), after=()):
         """rd = the word at byte rs + rt + ``offset`` of ``region``; returns rd. reads, after : as for ``emit``."""
-        command = _Command(Opcode.SCALAR, {"op": ScalarOp.READ, "rd": rd, "rs": rs, "rt": rt, "region": region,
-                                           "immediate": offset}, footprint=Footprint(memory_reads=frozenset(reads)))
+        command = self._append(Opcode.SCALAR, {"op": ScalarOp.READ, "rd": rd, "rs": rs, "rt": rt, "region": region,
+                                               "immediate": offset})
+        command.footprint = Footprint(memory_reads=frozenset(reads))
         self._order(command, after)
-        self._append(command)
         return rd
 
     def set(self, rd, value):
@@ -149,8 +166,7 @@ class Program:
     def skip_if(self, register):
         """Scalar commands inside (without ``read``) are left out where ``register`` is not zero."""
         first = len(self._commands)
-        branch = _Command(Opcode.BRANCH, {"condition": Condition.NONZERO, "rs": register})
-        self._append(branch)
+        branch = self._append(Opcode.BRANCH, {"condition": Condition.NONZERO, "rs": register})
         yield
         if any(c.footprint for c in self._commands[first:]):
             raise ValueError("only commands that touch nothing but registers may be skipped: waits count the others")
@@ -169,11 +185,11 @@ class Program:
         if opcode == Opcode.VECTOR:
             values = {"valid": NO_MASK} | values
         touched = self._footprint(opcode, values, frozenset(reads), frozenset(writes))
-        command = _Command(opcode, self._patched(opcode, values), footprint=touched)
+        command = self._append(opcode, self._patched(opcode, values))
+        command.footprint = touched
         self._order(command, after, unit)
-        command.token = Token(unit, self._issued[unit], len(self._commands))
+        command.token = Token(unit, self._issued[unit], len(self._commands) - 1)
         self._issued[unit] += 1
-        self._append(command)
         self._pending = [c for c in self._pending if not self._is_finished(c.token)] + [command]
         return command.token
 
@@ -189,10 +205,11 @@ class Program:
         return result
 
     def end(self):
-        self._append(_Command(Opcode.END, {}))
+        self._append(Opcode.END, {})
 
-    def _append(self, command):
-        self._commands.append(command)
+    def _append(self, opcode, values):
+        self._commands.append(_Command(opcode, values, self.where))
+        return self._commands[-1]
 
     def _order(self, command, after, unit=None):
         """Let ``command`` wait for the tokens ``after`` and for what it conflicts with on units other than its own."""
@@ -239,8 +256,8 @@ class Program:
         yield
         self._in_loop = False
         self._order_iterations(self._commands[first:])
-        self._append(_Command(Opcode.BRANCH, {"condition": Condition.LOOP, "rs": register,
-                                              "distance": first - len(self._commands) & 0xFFFFFFFF}))
+        self._append(Opcode.BRANCH, {"condition": Condition.LOOP, "rs": register,
+                                     "distance": first - len(self._commands) & 0xFFFFFFFF})
 
     def _order_iterations(self, body):
         """Waits of an iteration's commands for the previous one's, which ran them in the same order.
@@ -264,6 +281,10 @@ class Program:
     def size(self):
         """Commands so far."""
         return len(self._commands)
+
+    def labels(self, offset=0):
+        """Label of each command, by its offset, for a program that lies at ``offset``."""
+        return {offset + COMMAND_BYTES * i: Label(c.opcode.name, c.label) for i, c in enumerate(self._commands)}
 
     def assemble(self):
         """The program's bytes; it may be put anywhere on a multiple of 64."""

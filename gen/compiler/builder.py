@@ -54,7 +54,7 @@ class LayerBuilder:
     The values a run depends on are in registers: ``position`` and, of a ring, ``slot`` and ``first`` (the first slot
     that the first token sees); and as Dynamic ``tokens``, ``kv_rows`` (tokens times KV heads), ``used`` (slots in use),
     ``k_tiles`` (tiles of K that hold them), ``scale_bytes`` (their V scales).
-    ``heads_finished`` query heads have their bias, norm and RoPE. ``head``, ``hidden`` and ``slot_groups`` are sizes in
+    ``head``, ``hidden`` and ``slot_groups`` are sizes in
     scratchpad groups.
     """
 
@@ -65,7 +65,6 @@ class LayerBuilder:
         self.group = shape.heads // shape.kv_heads
         self.head, self.hidden = self.groups(shape.head_dim), self.groups(shape.hidden)
         self.slot_groups = self.groups(place.kv.slots)
-        self.heads_finished = 0
         self.position = program.argument(0, "position")
         tokens = program.argument(1, "tokens")
         self.tokens = 1 if decode else Dynamic(tokens, plan.tokens)
@@ -108,6 +107,10 @@ class LayerBuilder:
             p.scalar(ScalarOp.ADD, self.first, wrapped)
         p.scalar(ScalarOp.AND, self.first, self.first, 0xFFFF)
         p.release("sign", "wrapped")
+
+    def label(self, part):
+        """The program's commands inside are for this part of the layer."""
+        return self.program.label(f"layer {self.place.name.strip()}/{part}" if self.place.name else part)
 
     def groups(self, words):
         """Scratchpad groups that hold so many words."""
@@ -153,10 +156,11 @@ class LayerBuilder:
                 self.load(name, CONSTANTS, self.place.constants[name],
                           count=self.groups(self.shape.vector_sizes[name]) * self.config.bus_bytes)
 
-    def plan_weights(self, name, k, tiles, *, matmuls):
-        """Plan the STREAM of weights that lie at the constant ``name``."""
+    def plan_weights(self, name, k, tiles, *, matmuls, skipped=0):
+        """Plan the STREAM of weights that lie at the constant ``name``, ``skipped`` tiles behind its start."""
+        size = self.weights.tile_bytes(k)
         self.streams.plan(matmuls=matmuls, region=CONSTANTS, scaled=self.weights.scaled,
-                          offset=self.place.constants[name], k=k, tiles=tiles, tile_stride=self.weights.tile_bytes(k))
+                          offset=self.place.constants[name] + skipped * size, k=k, tiles=tiles, tile_stride=size)
 
     def project(self, k, n, *, activation, dest, dest_stride):
         """MATMUL of all tokens with weights."""
@@ -206,9 +210,12 @@ class LayerBuilder:
 
     # Heads.
 
-    def finish_heads(self, name, first, heads, all_heads):
+    def finish_heads(self, name, first, heads, all_heads, target=None):
         """Bias, norm and RoPE in place on ``heads`` heads of ``name`` ('q' or 'k'), which has ``all_heads``, from head
-        ``first`` on."""
+        ``first`` on.
+
+        With ``target`` (fields of a VECTOR; one token or one head) the result goes there instead.
+        """
         shape, at, head = self.shape, self.plan.scratch, self.head
         base, bias = at[name] + first * head, f"{name}_bias"
         if self.decode:
@@ -216,17 +223,30 @@ class LayerBuilder:
         else:
             turns = [(base + h * head, all_heads * head, self.tokens, (first + h) * head, 0) for h in range(heads)]
         for a, stride, rows, bias_place, bias_stride in turns:
-            if bias in shape.vector_sizes:
-                self.in_place(shape.head_dim, rows, a, stride, c_kind=Operand.STREAM, c=at[bias] + bias_place,
-                              c_stride=bias_stride)
-            if shape.qk_norm:
-                self._rms_norm(f"{name}_norm", shape.head_dim, rows, a, stride,
-                               {"dest": Dest.FP32, "target": a, "target_stride": stride})
-            if shape.rotary_dim:
-                self._rotate(a, stride, rows)
+            fields = {"c_kind": Operand.STREAM, "c": at[bias] + bias_place, "c_stride": bias_stride} \
+                if bias in shape.vector_sizes else {}
+            self._finish_turn(name, a, stride, rows, fields, target)
 
-    def _rotate(self, a, stride, rows):
-        """RoPE in place: a row is a head of the one token in decode, a token in prefill."""
+    def _finish_turn(self, name, a, stride, rows, bias, target):
+        """``finish_heads`` of rows at the group ``a``; ``bias`` are the fields that add it, if there is one."""
+        shape, n = self.shape, self.shape.head_dim
+        here = {"dest": Dest.FP32, "target": a, "target_stride": stride}
+        steps = []
+        if bias:
+            steps.append(lambda to: self.vector(n, rows, a=a, a_stride=stride, **bias, **to))
+        if shape.qk_norm:
+            steps.append(lambda to: self._rms_norm(f"{name}_norm", n, rows, a, stride, to))
+        if shape.rotary_dim:
+            steps.append(lambda to: self._rotate(a, stride, rows, to))
+        if target and (not steps or 0 < shape.rotary_dim < n):   # the last step leaves a part of the head alone
+            steps.append(lambda to: self.vector(n, rows, a=a, a_stride=stride, **to))
+        for step in steps[:-1]:
+            step(here)
+        for step in steps[-1:]:
+            step(target or here)
+
+    def _rotate(self, a, stride, rows, target):
+        """RoPE: a row is a head of the one token in decode, a token in prefill."""
         turned, at = self.groups(self.shape.rotary_dim), self.plan.scratch
         cos, sin, table_stride = at["rope"], at["rope"] + turned, 0 if self.decode else 2 * turned
         if self.config.group_words > 1:
@@ -237,8 +257,8 @@ class LayerBuilder:
                 self._cross(a + h * stride, sin, at["crossed"] + h * turned)
         else:
             self._cross_tokens(a, stride, sin, table_stride, at["crossed"], turned)
-        self.in_place(self.shape.rotary_dim, rows, a, stride, b_kind=Operand.STREAM, b=cos, b_stride=table_stride,
-                      c_kind=Operand.STREAM, c=at["crossed"], c_stride=turned)
+        self.vector(self.shape.rotary_dim, rows, a=a, a_stride=stride, b_kind=Operand.STREAM, b=cos,
+                    b_stride=table_stride, c_kind=Operand.STREAM, c=at["crossed"], c_stride=turned, **target)
 
     def _cross(self, a, b, target):
         """The product of ``swap`` where a pair has no group in common: odd elements as rows, then even ones."""

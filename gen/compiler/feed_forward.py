@@ -20,9 +20,11 @@ def _parts(b):
 def plan_streams(b, down_pieces):
     """Plan the STREAMs of gate_proj, up_proj and down_proj, the last one taken in so many pieces."""
     chunks, parts = _chunks(b), _parts(b)
-    b.plan_weights("up", b.shape.hidden, sum(parts * b.weights.tiles(count) for _, count in chunks),
-                   matmuls=parts * len(chunks))
-    b.plan_weights("down_proj", b.shape.ffn, b.weights.tiles(b.shape.hidden), matmuls=down_pieces)
+    with b.label("up_proj"):
+        b.plan_weights("up", b.shape.hidden, sum(parts * b.weights.tiles(count) for _, count in chunks),
+                       matmuls=parts * len(chunks))
+    with b.label("down_proj"):
+        b.plan_weights("down_proj", b.shape.ffn, b.weights.tiles(b.shape.hidden), matmuls=down_pieces)
 
 
 def activate(b, source):

@@ -1,6 +1,6 @@
 """Compiles a transformer layer alone: an image with constants and weights, a prefill and a decode program."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tilewright.hw.commands import Opcode
 
@@ -29,6 +29,7 @@ class CompiledLayer:
     row_bytes : int        bytes of a token's row of region 2: FP32, padded to beats
     input, output : int    offsets of the rows in region 2
     io_size : int          bytes of region 2
+    labels : dict          Label of each command, by its offset in region 0
     """
 
     image: bytes
@@ -41,6 +42,7 @@ class CompiledLayer:
     input: int
     output: int
     io_size: int
+    labels: dict = field(default_factory=dict)
 
 
 def kv_layout(config, shape, context, kv):
@@ -68,15 +70,18 @@ def compile_layer(config, shape, weights, *, context, kv_format="int8"):
     image = Image()
     place = Place(constants=layer_constants(image, config, shape, weights, context, {}),
                   kv=kv_layout(config, shape, context, prefill.kv), cache=0, context=context)
-    offsets = {decode: image.add(_program(config, shape, plan, place, row_bytes, output, decode))
-               for decode, plan in plans.items()}
+    offsets, labels = {}, {}
+    for decode, plan in plans.items():
+        program = _program(config, shape, plan, place, row_bytes, output, decode)
+        offsets[decode] = image.add(program.assemble())
+        labels |= program.labels(offsets[decode])
     return CompiledLayer(image=image.data, prefill=offsets[False], decode=offsets.get(True),
                          prefill_tokens=prefill.tokens, kv=place.kv, context=context, row_bytes=row_bytes, input=0,
-                         output=output, io_size=2 * output)
+                         output=output, io_size=2 * output, labels=labels)
 
 
 def _program(config, shape, plan, place, row_bytes, output, decode):
-    """Bytes of an entry point's program; input rows lie at offset 0 of region 2, output rows at ``output``."""
+    """Program of an entry point; input rows lie at offset 0 of region 2, output rows at ``output``."""
     program = Program(config)
     b = LayerBuilder(config, shape, plan, place, decode=decode, program=program, streams=Streams(program))
     x = plan.scratch["x"] * config.bus_bytes
@@ -87,7 +92,8 @@ def _program(config, shape, plan, place, row_bytes, output, decode):
 
     plan_projections(b)
     b.streams.pump()
-    b.load("x", IO, 0, rows=b.tokens, row_stride=row_bytes, count=row_bytes, scratch_row_stride=row_bytes)
+    with b.label("input"):
+        b.load("x", IO, 0, rows=b.tokens, row_stride=row_bytes, count=row_bytes, scratch_row_stride=row_bytes)
     emit_layer(b, finished=store)
     program.end()
-    return program.assemble()
+    return program

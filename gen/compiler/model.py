@@ -1,6 +1,6 @@
 """Compiles a whole model: one image, one program for each entry point; token numbers go in, token numbers come out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tilewright.gen.errors import UserError
 from tilewright.hw.commands import Dest, Element, Opcode, Operand, Reduce, ScalarOp
@@ -36,6 +36,7 @@ class CompiledModel:
     next_token : int          where the chosen token's number is put; None without an lm_head
     logits : int              where the logits of the last token are put, FP32 [vocab]; None without an lm_head
     embedding : int           where the sequence's embedding is put, FP32 [hidden]; None with an lm_head
+    labels : dict             Label of each command, by its offset in region 0
     """
 
     image: bytes
@@ -51,6 +52,7 @@ class CompiledModel:
     next_token: int | None
     logits: int | None
     embedding: int | None
+    labels: dict = field(default_factory=dict)
 
 
 def compile_model(config, model, *, context, kv_format="int8", step=lambda text: None):
@@ -69,13 +71,18 @@ def compile_model(config, model, *, context, kv_format="int8", step=lambda text:
     compiler.put_ends(image, step)
     places = compiler.put_layers(image, step)
     step("writing programs")
-    entries = {decode: image.add(_Entry(compiler, places, decode).build()) for decode in compiler.plans}
+    entries, labels = {}, {}
+    for decode in compiler.plans:
+        program = _Entry(compiler, places, decode).build()
+        entries[decode] = image.add(program.assemble())
+        labels |= program.labels(entries[decode])
     last = places[-1]
     prefill_tokens, io = compiler.plans[False].tokens, compiler.io
     return CompiledModel(
         image=image.data, prefill=entries[False], decode=entries.get(True), prefill_tokens=prefill_tokens,
         context=context, vocab=len(model.tensors["embedding"]),
-        caches=tuple((place.kv, place.cache) for place in places), kv_bytes=last.cache + last.kv.size, **io)
+        caches=tuple((place.kv, place.cache) for place in places), kv_bytes=last.cache + last.kv.size,
+        labels=labels, **io)
 
 
 class _Compiler:
@@ -159,18 +166,21 @@ class _Entry:
         self.hidden = self.builders[0].hidden
 
     def build(self):
-        """The program's bytes."""
+        """The program."""
         plan_projections(self.builders[0])
         self.streams.pump()
-        self._embed()
+        with self.program.label("embedding"):
+            self._embed()
         for b, following in zip(self.builders, [*self.builders[1:], None], strict=True):
             emit_layer(b, following=(lambda b=following: plan_projections(b)) if following else self._plan_head)
         if self.compiler.ends.vocab:
-            self._choose_token()
+            with self.program.label("lm_head"):
+                self._choose_token()
         else:
-            self._pool()
+            with self.program.label("pooling"):
+                self._pool()
         self.program.end()
-        return self.program.assemble()
+        return self.program
 
     # Before the first layer.
 
@@ -229,7 +239,8 @@ class _Entry:
     def _plan_head(self):
         b, vocab = self.builders[-1], self.compiler.ends.vocab
         if vocab:
-            b.plan_weights("lm_head", b.shape.hidden, b.weights.tiles(vocab), matmuls=len(self._pieces()))
+            with self.program.label("lm_head"):
+                b.plan_weights("lm_head", b.shape.hidden, b.weights.tiles(vocab), matmuls=len(self._pieces()))
 
     def _pieces(self):
         return self.builders[-1].pieces(self.compiler.ends.vocab, LOGITS)

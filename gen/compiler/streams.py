@@ -21,14 +21,15 @@ class Streams:
         self._ahead = deque()  # MATMULs that still have to take data, for each STREAM issued
 
     def plan(self, *, matmuls=1, reads=(), **values):
-        """Add a STREAM that the next ``matmuls`` MATMULs share."""
-        self._planned.append((matmuls, reads, values))
+        """Add a STREAM that the next ``matmuls`` MATMULs share; it takes the program's present label."""
+        self._planned.append((matmuls, self._program.where, reads, values))
 
     def pump(self):
         """Issue what may be issued now."""
         while self._planned and len(self._ahead) < STREAMS_AHEAD:
-            matmuls, reads, values = self._planned.popleft()
-            self._program.emit(Opcode.STREAM, reads=reads, **values)
+            matmuls, label, reads, values = self._planned.popleft()
+            with self._program.label(label):
+                self._program.emit(Opcode.STREAM, reads=reads, **values)
             self._ahead.append(matmuls)
 
     def matmul(self, **values):

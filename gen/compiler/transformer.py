@@ -12,14 +12,13 @@ from .residual import project_to_residual
 __all__ = ["plan_projections", "emit_layer"]
 
 PIECES = 4
-"""Pieces of q_proj, o_proj and down_proj whose results are taken up while the next one is computed."""
+"""Pieces of o_proj and down_proj whose results are taken up while the next one is computed."""
 
 
 def plan_projections(b):
-    """Plan the layer's first STREAM: k_proj, v_proj and q_proj."""
-    kv_width, width = (heads * b.shape.head_dim for heads in (b.shape.kv_heads, b.shape.heads))
-    b.plan_weights("projections", b.shape.hidden, 2 * b.weights.tiles(kv_width) + b.weights.tiles(width),
-                   matmuls=2 + len(_q_pieces(b)))
+    """Plan the layer's first STREAMs."""
+    with b.label("projections"):
+        attention.plan_projections(b)
 
 
 def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None):
@@ -31,33 +30,44 @@ def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None)
     shape, hidden = b.shape, b.shape.hidden
     width = shape.heads * shape.head_dim
     o_pieces = b.pieces(hidden, hidden // PIECES)
-    b.set_registers()
-    _project_heads(b)
-    append_to_cache(b)
-    attention.plan_streams(b)
-    b.plan_weights("o_proj", width, b.weights.tiles(hidden), matmuls=len(o_pieces))
+    with b.label("projections"):
+        b.set_registers()
+        _project_heads(b)
+    with b.label("kv_cache"):
+        append_to_cache(b)
+    with b.label("attention"):
+        attention.plan_streams(b)
+    with b.label("o_proj"):
+        b.plan_weights("o_proj", width, b.weights.tiles(hidden), matmuls=len(o_pieces))
     feed_forward.plan_streams(b, len(o_pieces))
     following()
     b.streams.pump()
-    if not b.decode:  # under the last piece of q_proj
-        b.heads_finished = _q_pieces(b)[-1][0] // shape.head_dim
-        b.finish_heads("q", 0, b.heads_finished, shape.heads)
-    b.load_vectors(ATTENTION)
-    attention.attention(b)
-
-    b.load_vectors(OUTPUT)
-    sandwich, post = shape.topology == "sandwich", shape.topology == "post_norm"
-    project_to_residual(b, width, "o", o_pieces, bias="o_bias", post_norm="post_attn_norm" if sandwich else None)
+    with b.label("attention"):
+        b.load_vectors(ATTENTION)
+        attention.attention(b)
+    with b.label("o_proj"):
+        b.load_vectors(OUTPUT)
+        project_to_residual(b, width, "o", o_pieces, bias="o_bias",
+                            post_norm="post_attn_norm" if shape.topology == "sandwich" else None)
     source = "h" if shape.topology == "parallel_shared" else "h_ffn"
-    if post:
-        b.norm("attn_norm", "x", hidden)
-        _round_x(b, source)
-    elif shape.topology in ("sequential", "sandwich"):
-        b.norm("ffn_norm", "x", hidden, **b.operand(source, hidden))
-    b.load_vectors(FFN)
-    feed_forward.activate(b, source)
+    with b.label("up_proj"):
+        if shape.topology == "post_norm":
+            b.norm("attn_norm", "x", hidden)
+            _round_x(b, source)
+        elif shape.topology in ("sequential", "sandwich"):
+            b.norm("ffn_norm", "x", hidden, **b.operand(source, hidden))
+        b.load_vectors(FFN)
+        feed_forward.activate(b, source)
+    with b.label("down_proj"):
+        _add_feed_forward(b, o_pieces, finished)
+
+
+def _add_feed_forward(b, pieces, finished):
+    """down_proj into the residual, and the layer's last norm."""
+    shape, hidden = b.shape, b.shape.hidden
+    sandwich, post = shape.topology == "sandwich", shape.topology == "post_norm"
     in_pieces = {} if sandwich or post else {"then": finished}
-    project_to_residual(b, shape.ffn, "gated", o_pieces, bias="down_bias",
+    project_to_residual(b, shape.ffn, "gated", pieces, bias="down_bias",
                         post_norm="post_ffn_norm" if sandwich else None, **in_pieces)
     if post:
         b.norm("ffn_norm", "x", hidden)
@@ -65,13 +75,8 @@ def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None)
         finished(0, hidden)
 
 
-def _q_pieces(b):
-    width = b.shape.heads * b.shape.head_dim
-    return b.pieces(width, width // PIECES)
-
-
 def _project_heads(b):
-    """Norm of x, and the projections to k, v and q, in this order, so that k and v are in the cache early."""
+    """Norm of x, and the projections to k, v and (first) q, in this order, so that k and v are in the cache early."""
     shape, hidden, kv_width = b.shape, b.shape.hidden, b.shape.kv_heads * b.shape.head_dim
     b.load_vectors(INPUT)
     _load_rope(b)
@@ -81,11 +86,9 @@ def _project_heads(b):
         b.norm("attn_norm", "x", hidden, **b.operand("h", hidden))
     if shape.topology == "parallel":
         b.norm("ffn_norm", "x", hidden, **b.operand("h_ffn", hidden))
-    for name, heads, parts in (("k", shape.kv_heads, [(0, kv_width)]), ("v", shape.kv_heads, [(0, kv_width)]),
-                               ("q", shape.heads, _q_pieces(b))):
-        for first, count in parts:
-            b.project(hidden, count, activation="h", dest=b.plan.scratch[name] + first // b.config.group_words,
-                      dest_stride=heads * b.head)
+    for name in ("k", "v"):
+        b.project(hidden, kv_width, activation="h", dest=b.plan.scratch[name], dest_stride=shape.kv_heads * b.head)
+    attention.first_queries(b)
 
 
 def _round_x(b, target):
