@@ -40,7 +40,10 @@ def _flat(prefix, signature, direction):
 class Accelerator(wiring.Component):
     """Tilewright's accelerator: AXI4-Lite registers, one AXI4 memory port, an interrupt.
 
-    Ports are flat and keep their names: ``s_axil_*``, ``m_axi_*`` (one ID, INCR bursts of whole beats), ``irq``.
+    Ports are flat and keep their names: ``s_axil_*``, ``m_axi_*`` (one ID, INCR bursts of whole beats), ``irq``, and
+    ``trace_*``, which may stay open: ``busy`` (a program runs), ``command`` (the sequencer has the command at the
+    offset ``address`` in work), ``waiting`` (it is held back); ``begin`` and ``done`` have a bit for each ``Unit`` and
+    pulse when a command is first offered to it and when it has ended.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ class Accelerator(wiring.Component):
             **{f"m_axi_{channel}{name}": member for channel in ("ar", "aw") for name, member in size_bits.items()},
             "m_axi_rid": In(1), "m_axi_bid": In(1),
             "irq": Out(1),
+            "trace_busy": Out(1), "trace_command": Out(1), "trace_waiting": Out(1), "trace_address": Out(32),
+            "trace_begin": Out(len(Unit)), "trace_done": Out(len(Unit)),
         })
 
     def elaborate(self, platform):
@@ -120,6 +125,11 @@ class Accelerator(wiring.Component):
             counters.write_beats.eq(store.beat), counters.stall_weights.eq(engine.stall_weights),
             counters.stall_drain.eq(engine.stall_drain), counters.stall_read.eq(read_port.stalled),
             counters.stall_issue.eq(sequencer.waiting), counters.prefetch_full.eq(prefetch.full),
+        ]
+        m.d.comb += [
+            self.trace_busy.eq(sequencer.busy), self.trace_command.eq(sequencer.in_work),
+            self.trace_waiting.eq(sequencer.waiting), self.trace_address.eq(sequencer.address),
+            self.trace_begin.eq(sequencer.began), self.trace_done.eq(Cat(units[unit].status.done for unit in Unit)),
         ]
         for name, _ in COUNTERS:
             count = getattr(counters, f"count_{name}")

@@ -29,7 +29,8 @@ class Issue(wiring.Component):
     room : In(units)          a bit a unit: it can take another command
     idle : In(1)              every unit is idle
     unit, word, value, write : Out   words of a unit's command, and ``commit`` behind the last
-    address : Out(32)         offset of the command in work
+    in_work : Out(1)          a command is in work, from behind its first word to its end
+    address : Out(32)         its offset; between commands that of the next
     finished : Out(1)         END was reached and everything is done
     waiting : Out(1)          the command in work is held back
     error : Out(8)            ErrorCode of the command in work, not NONE as long as it stands
@@ -43,7 +44,7 @@ class Issue(wiring.Component):
             "waits": Out(4 * len(Unit)), "allowed": In(1), "room": In(len(Unit)), "idle": In(1),
             "unit": Out(range(len(Unit))), "word": Out(range(COMMAND_WORDS)), "value": Out(32),
             "write": Out(1), "commit": Out(1),
-            "address": Out(32), "finished": Out(1), "waiting": Out(1), "error": Out(8),
+            "in_work": Out(1), "address": Out(32), "finished": Out(1), "waiting": Out(1), "error": Out(8),
         })
 
     def elaborate(self, platform):
@@ -68,7 +69,7 @@ class Issue(wiring.Component):
         m.d.comb += self.error.eq(scalar.error)
 
         header = fetch.word.payload
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += fetch.target.eq(self.program)
                 m.d.sync += [argument.eq(0), self.address.eq(self.program)]
@@ -105,6 +106,7 @@ class Issue(wiring.Component):
                 m.d.comb += [fetch.target.eq(self._target), fetch.jump.eq(self._jump)]
                 m.d.sync += self.address.eq(self._target)
                 m.next = "HEADER"
+        m.d.comb += self.in_work.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("ARGUMENTS") | fsm.ongoing("HEADER")))
         return m
 
     def _fetch_errors(self, m):

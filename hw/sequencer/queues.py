@@ -24,12 +24,13 @@ class UnitQueues(wiring.Component):
     commit : In(1)          the command being written is complete
     room : Out(len(Unit))   a bit a unit: another command can be written
     stream ... store : Out(stream)   commands to the units
+    began : Out(len(Unit))  a bit a unit: a pulse in the first cycle in which a command is offered to it
     """
 
     def __init__(self):
         super().__init__({
             "write_valid": In(1), "write_unit": In(range(len(Unit))), "write_word": In(range(COMMAND_WORDS)),
-            "write_data": In(32), "commit": In(1), "room": Out(len(Unit)),
+            "write_data": In(32), "commit": In(1), "room": Out(len(Unit)), "began": Out(len(Unit)),
             **{unit.name.lower(): Out(stream.Signature(layout(Opcode[unit.name]))) for unit in Unit},
         })
 
@@ -57,7 +58,7 @@ class UnitQueues(wiring.Component):
         arriving_word = Signal.like(word)
         finish = Signal()
         m.d.comb += read.addr.eq(Cat(word, head[unit], unit))
-        m.d.sync += [arriving.eq(0), arriving_word.eq(word)]
+        m.d.sync += [arriving.eq(0), arriving_word.eq(word), self.began.eq(0)]
         with m.FSM():
             with m.State("PICK"):
                 m.d.sync += word.eq(FIRST_WORD)
@@ -90,7 +91,7 @@ class UnitQueues(wiring.Component):
         with m.If(port.valid & port.ready):
             m.d.sync += held.eq(0)
         with m.If(taken):
-            m.d.sync += [held.eq(1), head.eq(head + 1)]
+            m.d.sync += [held.eq(1), head.eq(head + 1), self.began[unit].eq(1)]
         with m.If(committed):
             m.d.sync += tail.eq(tail + 1)
         m.d.sync += count.eq(count + committed - taken)

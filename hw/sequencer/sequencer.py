@@ -40,6 +40,8 @@ class Sequencer(wiring.Component):
     finished, failed : Out(1)      pulse at the end, one of the two
     error_code, error_address : Out   of the last ``failed``
     waiting : Out(1)               a command is held back by its waits or by a full queue
+    in_work : Out(1), address : Out(32)   the sequencer has a command in work; its offset
+    began : Out(units)             a bit a unit: a pulse when a command is first offered to it
     """
 
     def __init__(self, *, width):
@@ -53,6 +55,7 @@ class Sequencer(wiring.Component):
             "read": Out(BeatRead(width=width)),
             "busy": Out(1), "abort": Out(1), "finished": Out(1), "failed": Out(1),
             "error_code": Out(8), "error_address": Out(32), "waiting": Out(1),
+            "in_work": Out(1), "address": Out(32), "began": Out(len(Unit)),
         })
 
     def elaborate(self, platform):
@@ -72,6 +75,7 @@ class Sequencer(wiring.Component):
             queues.write_data.eq(issue.value), queues.commit.eq(issue.commit),
             tracking.issued.eq(issue.commit), tracking.issued_unit.eq(issue.unit), tracking.address.eq(issue.address),
             tracking.waits.eq(issue.waits), self.waiting.eq(issue.waiting),
+            self.in_work.eq(issue.in_work), self.address.eq(issue.address), self.began.eq(queues.began),
         ]
         self._build_end(m, issue, tracking)
         return m

@@ -1,4 +1,5 @@
 // The accelerator with its memory: everything but clock, reset and registers is HDL, so it runs at simulator speed.
+// With +trace=FILE each line of FILE is a cycle in which a command begins or ends or the sequencer's state changes.
 // Macros: ACCELERATOR (module name), DATA_WIDTH, ADDR_WIDTH; parameter BYTES (size of the memory).
 
 `default_nettype none
@@ -43,10 +44,15 @@ module testbench #(
     wire [`DATA_WIDTH-1:0]   rdata, wdata;
     wire [`DATA_WIDTH/8-1:0] wstrb;
     wire [1:0]               rresp, bresp;
+    wire [2:0]               trace_state;
+    wire [31:0]              trace_address;
+    wire [4:0]               trace_begin, trace_done;
 
     /* verilator lint_off PINMISSING */
     `ACCELERATOR accelerator (
         .clk(clk), .rst(rst), .irq(irq),
+        .trace_busy(trace_state[2]), .trace_command(trace_state[1]), .trace_waiting(trace_state[0]),
+        .trace_address(trace_address), .trace_begin(trace_begin), .trace_done(trace_done),
         .s_axil_awaddr(s_axil_awaddr), .s_axil_awprot(s_axil_awprot), .s_axil_awvalid(s_axil_awvalid),
         .s_axil_awready(s_axil_awready), .s_axil_wdata(s_axil_wdata), .s_axil_wstrb(s_axil_wstrb),
         .s_axil_wvalid(s_axil_wvalid), .s_axil_wready(s_axil_wready), .s_axil_bresp(s_axil_bresp),
@@ -71,6 +77,26 @@ module testbench #(
         .s_axi_wdata(wdata), .s_axi_wstrb(wstrb), .s_axi_wlast(wlast), .s_axi_wvalid(wvalid), .s_axi_wready(wready),
         .s_axi_bresp(bresp), .s_axi_bvalid(bvalid), .s_axi_bready(bready)
     );
+
+    reg [8*1024-1:0] trace_name;
+    reg [63:0] trace_cycle = 0;
+    reg [2:0] trace_before = 0;
+    integer trace_file = 0;
+
+    initial if ($value$plusargs("trace=%s", trace_name)) begin
+        trace_file = $fopen(trace_name, "w");
+        if (trace_file == 0)
+            $fatal(1, "testbench: cannot open %0s", trace_name);
+    end
+
+    always @(posedge clk) if (trace_file != 0) begin
+        trace_cycle <= trace_cycle + 1;
+        trace_before <= trace_state;
+        if (trace_state != trace_before || trace_begin != 0 || trace_done != 0)
+            $fdisplay(trace_file, "%0d %h %h %h %h", trace_cycle, trace_state, trace_begin, trace_done, trace_address);
+        if (trace_before[2] && !trace_state[2])
+            $fflush(trace_file);
+    end
 endmodule
 
 `default_nettype wire
