@@ -84,6 +84,7 @@ class Format(IntEnum):
 
     INT8 = 0       # A8 activations, INT8 weights
     FP16 = 1       # both FP16; a tile has half as many outputs
+    INT4 = 2       # A8 activations, weights in 4 bits
 
 
 class Dest(IntEnum):
@@ -155,15 +156,18 @@ COMMANDS = {
     },
     Opcode.STREAM: {
         "region": Field(2, 0, 3, "memory region"),
-        "scaled": Field(2, 4, 1, "2 beats of FP16 scales follow each block of 32 beats and the last, shorter one"),
+        "scaled": Field(2, 4, 1, "an FP16 scale a lane follows each block of 32 k and the last, shorter one"),
+        "minimum": Field(2, 5, 1, "INT4, scaled: an FP16 minimum a lane follows each block's scales"),
+        "format": Field(2, 8, 2, "Format of the weights"),
         "offset": Field(3, 0, 32, "first byte, aligned to a beat"),
-        "k": Field(4, 0, 16, "weight beats in a tile (reduction length)"),
+        "k": Field(4, 0, 16, "reduction length of a tile"),
         "tiles": Field(5, 0, 16, "tiles"),
         "tile_stride": Field(6, 0, 32, "bytes from tile to tile"),
     },
     Opcode.MATMUL: {
-        "scaled": Field(2, 0, 1, "the stream carries block scales; else each is 1.0. INT8 only"),
-        "format": Field(2, 1, 1, "Format"),
+        "scaled": Field(2, 0, 1, "the stream carries block scales; else each is 1.0. INT8, and always INT4"),
+        "format": Field(2, 1, 2, "Format"),
+        "minimum": Field(2, 3, 1, "INT4: weights are 0..15 and the stream carries block minima; else -8..7"),
         "k": Field(3, 0, 16, "reduction length"),
         "n": Field(4, 0, 16, "outputs of a row; the last tile may be partly used"),
         "rows": Field(5, 0, 16, "activation rows; more than the array has are taken in groups that replay the tile"),

@@ -9,8 +9,8 @@ __all__ = ["AcceleratorConfig", "ConfigError", "FORMATS", "FUNCTIONS", "BLOCK"]
 BLOCK = 32
 """Values along the reduction dimension that share one scale (GGUF Q8_0, A8)."""
 
-FORMATS = ("int8", "fp16")
-"""Formats of weights and activations that the matmul engine can multiply."""
+FORMATS = ("int8", "fp16", "int4")
+"""Formats of weights that the matmul engine can multiply; int4 with the activations of int8."""
 
 FUNCTIONS = ("exp", "silu", "rsqrt", "recip", "gelu_erf", "gelu_tanh", "quick_gelu", "sigmoid", "tanh")
 """Table functions a build can hold; a command names one by its position in ``AcceleratorConfig.functions``."""
@@ -169,5 +169,7 @@ class AcceleratorConfig:
         elif not (1 <= self.fp16_rows <= self.rows and _power_of_two(self.fp16_rows)):
             yield (f"fp16_rows = {self.fp16_rows}: must be a power of two from 1 to rows = {self.rows}; "
                    f"change fp16_rows")
+        if "int4" in self.formats and "int8" not in self.formats:
+            yield "formats: int4 uses the array and the activations of int8; add int8 or take out int4"
         if "int8" not in self.formats and self.pe_dsps:
             yield f"pe_dsps = {self.pe_dsps}: must be 0 without int8 in formats; change pe_dsps or formats"

@@ -94,6 +94,7 @@ def _build():
         RegisterField("address_width", 24, 8, CONST, "address width in bits")))
     add("config_formats", "formats of the matmul engine", (
         RegisterField("int8", 0, 1, CONST, "multiplies INT8"), RegisterField("fp16", 1, 1, CONST, "multiplies FP16"),
+        RegisterField("int4", 2, 1, CONST, "multiplies INT4"),
         RegisterField("fp16_rows", 8, 8, CONST, "FP16 rows; 0 without FP16")))
     add("control", "acts when written", (
         RegisterField("start", 0, 1, W1, "start the program; ignored while busy"),
