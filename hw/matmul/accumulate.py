@@ -16,10 +16,10 @@ ONE = 0x3C00
 
 
 def block_job(*, rows, blocks):
-    """Layout of what goes with a block's last beat: ``first`` and ``last`` block of its tile, ``scaled``, the last row
-    in use, the block of row scales in the activation buffer."""
+    """Layout of what goes with a block's last beat: ``first`` and ``last`` block of its tile, ``scaled``, ``minimum``,
+    the last row in use, the block of row scales in the activation buffer."""
     return data.StructLayout({
-        "first": 1, "last": 1, "scaled": 1, "last_row": range(rows), "scale_block": range(blocks)})
+        "first": 1, "last": 1, "scaled": 1, "minimum": 1, "last_row": range(rows), "scale_block": range(blocks)})
 
 
 class AccumulateLane(wiring.Component):
@@ -78,11 +78,12 @@ class AccumulateLane(wiring.Component):
 class BlockAccumulate(wiring.Component):
     """Takes the array's block sums, one PE a cycle and lane, into FP32 accumulators; a tile's sums go to ``result``.
 
-    A block's job takes (rows in use) * lanes / outputs steps, in the order of rows, then columns. It starts when its
-    sums are held, its weight scales are there and the lanes can use its accumulators again; steps of a tile's last
-    block wait for room in the result buffer. Jobs follow each other without a bubble.
+    A block's job takes (rows in use) * lanes / outputs steps, in the order of rows, then columns; with a minimum as
+    many again, of the sums of activations with the minima as weight scales. Each of these passes starts when its sums
+    are held, its weight scales are there and the lanes can use its accumulators again; steps of a tile's last pass wait
+    for room in the result buffer. Passes follow each other without a bubble.
 
-    Weight scales are taken ahead, one entry beyond the job in work, so that the last one of a tile is taken before the
+    Weight scales are taken ahead, one entry beyond the pass in work, so that the last one of a tile is taken before the
     tile is replayed.
 
     Parameters
@@ -91,6 +92,7 @@ class BlockAccumulate(wiring.Component):
     blocks : int                 blocks in the activation buffer
     results : int                entries of the result buffer
     array_delay : int            cycles from a beat's issue until the array holds its block's sums
+    minimum : bool               there are jobs with a minimum; else that bit counts for nothing
 
     Members
     -------
@@ -98,30 +100,30 @@ class BlockAccumulate(wiring.Component):
     block_end, job : In          last beat of a block is issued, with its job
     room : Out(1)                a block's last beat may be issued
     no_scales_due : Out(1)       the scales of all blocks begun are taken
-    waits_for_scales : Out(1)    a job waits for its weight scales
+    waits_for_scales : Out(1)    a pass waits for its weight scales
     idle : Out(1)                nothing in work; results may still be on their way
     hold : In(1)                 results before these are on their way: give none out
     settled : Out(1)             nothing in work and no result on its way
     scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
-    step, step_row, step_column, sums    to the array
+    step, step_row, step_column, step_minimum, sums    to the array
     scale_row, scale_block, code         to the activation buffer
     result_valid, result : Out   [outputs] FP32, always taken
     free : In, claim : Out(1)    free entries of the result buffer; one of them is claimed
     """
 
-    def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay):
+    def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay, minimum=False):
         if lanes % outputs:
             raise ValueError(f"outputs must divide lanes = {lanes}, not {outputs!r}")
         self._rows, self._columns, self._outputs = rows, lanes // outputs, outputs
         self._steps = rows * lanes // outputs
-        self._array_delay = array_delay
+        self._array_delay, self._minimum = array_delay, minimum
         self._job = block_job(rows=rows, blocks=blocks)
         super().__init__({
             "block_begin": In(1), "block_end": In(1), "job": In(self._job), "room": Out(1),
             "no_scales_due": Out(1), "waits_for_scales": Out(1), "idle": Out(1),
             "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
             "step": Out(1), "step_row": Out(range(rows)), "step_column": Out(range(self._columns)),
-            "sums": In(SUM_WIDTH * outputs),
+            "step_minimum": Out(1), "sums": In(SUM_WIDTH * outputs),
             "scale_row": Out(range(rows)), "scale_block": Out(range(blocks)), "code": In(8),
             "result_valid": Out(1), "result": Out(32 * outputs),
             "free": In(range(results + 1)), "claim": Out(1), "hold": In(1), "settled": Out(1),
@@ -129,28 +131,45 @@ class BlockAccumulate(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        scale_ready, start = Signal(), Signal()  # a job starts: its first step is in the next cycle
+        scale_ready = Signal()
+        start, start_minima = Signal(), Signal()  # a job's first pass, its second: the first step is in the next cycle
         pending, active = Signal(self._job), Signal(self._job)
         position = Signal(range(max(self._steps, 2)))
-        self._build_jobs(m, pending, active, start, scale_ready, position)
-        scale = self._build_scales(m, pending.scaled, start, scale_ready)
+        self._build_jobs(m, pending, active, start, start_minima, scale_ready, position)
+        scale = self._build_scales(m, start_minima | (start & pending.scaled), start & ~pending.scaled, scale_ready)
         self._build_lanes(m, active, position, scale)
         return m
 
-    def _build_jobs(self, m, pending, active, start, scale_ready, position):
+    def _build_minima(self, m, pending, start, start_minima, can_start):
+        """The second pass of a job. Returns: it is still to come."""
+        if not self._minimum:
+            return Const(0)
+        due = Signal()
+        m.d.comb += start_minima.eq(due & can_start)
+        with m.If(start):
+            m.d.sync += [due.eq(pending.minimum), self.step_minimum.eq(0)]
+        with m.Elif(start_minima):
+            m.d.sync += [due.eq(0), self.step_minimum.eq(1)]
+        return due
+
+    def _build_jobs(self, m, pending, active, start, start_minima, scale_ready, position):
         """One job waits at most, and one is in work."""
         column_bits = exact_log2(self._columns)
         outstanding, arrived = Signal(), Signal()  # a block's last beat is issued; its sums are about to be held
         arriving = Signal(self._array_delay - 3)   # the first step selects sums in the second cycle after the start
         remaining = Signal(range(self._steps + 1))
         spacing = Signal(range(AccumulateLane.spacing))
+        ends, gives = Signal(), Signal()           # no step of the pass in work is left behind; its steps give results
+        minima_due = self._build_minima(m, pending, start, start_minima, ends & scale_ready & (spacing == 0))
         m.d.comb += [
-            self.step.eq((remaining != 0) & (~active.last | ((self.free != 0) & ~self.hold))),
-            self.claim.eq(self.step & active.last),
-            start.eq(arrived & ((remaining == 0) | (self.step & (remaining == 1)))
+            gives.eq(active.last & ~minima_due),
+            self.step.eq((remaining != 0) & (~gives | ((self.free != 0) & ~self.hold))),
+            self.claim.eq(self.step & gives),
+            ends.eq((remaining == 0) | (self.step & (remaining == 1))),
+            start.eq(arrived & ends & ~minima_due
                      & (scale_ready | ~pending.scaled) & (pending.first | (spacing == 0))),
-            self.waits_for_scales.eq(arrived & pending.scaled & ~scale_ready),
-            self.idle.eq(~outstanding & (remaining == 0)),
+            self.waits_for_scales.eq(((arrived & pending.scaled) | minima_due) & ~scale_ready),
+            self.idle.eq(~outstanding & (remaining == 0) & ~minima_due),
         ]
         m.d.sync += [
             arriving.eq(Cat(self.block_end, arriving)),
@@ -163,13 +182,14 @@ class BlockAccumulate(wiring.Component):
         with m.If(self.step):
             m.d.sync += [remaining.eq(remaining - 1), position.eq(position + 1)]
         with m.If(start):
+            m.d.sync += [active.eq(pending), outstanding.eq(0), arrived.eq(0)]
+        with m.If(start | start_minima):
+            last_row = Mux(minima_due, active.last_row, pending.last_row) if self._minimum else pending.last_row
             m.d.sync += [
-                active.eq(pending), outstanding.eq(0), arrived.eq(0), position.eq(0),
-                remaining.eq((pending.last_row + 1) << column_bits), spacing.eq(AccumulateLane.spacing - 1),
-            ]
+                position.eq(0), remaining.eq((last_row + 1) << column_bits), spacing.eq(AccumulateLane.spacing - 1)]
         # Held sums may change from the second cycle after the last step of the job in work on. A beat issued in the
         # next cycle changes them array_delay cycles after that, so array_delay steps may be left, if none waits.
-        safe = (remaining <= self._array_delay) & (
+        safe = (remaining <= self._array_delay) & ~minima_due & (
             ~active.last | ((self.free >= remaining) & ~self.hold))
         m.d.sync += self.room.eq(~outstanding & ~self.block_end & safe)
         m.d.comb += [
@@ -177,10 +197,10 @@ class BlockAccumulate(wiring.Component):
             self.scale_row.eq(self.step_row), self.scale_block.eq(active.scale_block),
         ]
 
-    def _build_scales(self, m, scaled, start, ready):
-        """Weight scales of the job in work, in place two cycles after its first step; 1.0 where the stream has none."""
+    def _build_scales(self, m, scaled, unscaled, ready):
+        """Weight scales of the pass in work, in place two cycles after its first step; 1.0 if the stream has none."""
         width = len(self.scale)
-        due = Signal(4)  # blocks begun whose scales are not taken
+        due = Signal(4)  # entries of blocks begun that are not taken
         following, scale = Signal(width, reset_less=True), Signal(width, reset_less=True)
         use, use_ones = Signal(2), Signal(2)
         m.d.comb += [
@@ -188,8 +208,8 @@ class BlockAccumulate(wiring.Component):
             self.no_scales_due.eq(due == 0),
         ]
         m.d.sync += [
-            due.eq(due + self.block_begin - self.scale_take),
-            use.eq(Cat(start & scaled, use)), use_ones.eq(Cat(start & ~scaled, use_ones)),
+            due.eq(due + self._entries_begun() - self.scale_take),
+            use.eq(Cat(scaled, use)), use_ones.eq(Cat(unscaled, use_ones)),
         ]
         with m.If(self.scale_take):
             m.d.sync += [following.eq(self.scale), ready.eq(1)]
@@ -201,9 +221,14 @@ class BlockAccumulate(wiring.Component):
             m.d.sync += scale.eq(following)
         return scale
 
+    def _entries_begun(self):
+        """Scale entries of the block that is begun."""
+        return Cat(self.block_begin & ~self.job.minimum, self.block_begin & self.job.minimum) if self._minimum \
+            else self.block_begin
+
     def _build_lanes(self, m, active, position, scale):
         """Operands reach the lanes ``PeArray.step_delay`` cycles after the step, control walks beside them."""
-        control = [Cat(self.step, self.step & active.last, active.first, position)]
+        control = [Cat(self.step, self.claim, active.first & ~self.step_minimum, position)]
         for stage in range(PeArray.step_delay + AccumulateLane.delay):
             after = Signal(len(control[0]), name=f"control_{stage}")
             m.d.sync += after.eq(control[-1])

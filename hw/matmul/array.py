@@ -1,15 +1,18 @@
 """The PE array: rows x lanes multiply-accumulators of exact block sums."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .products import PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights, packed_products
 
-__all__ = ["SUM_WIDTH", "PeRow", "PeArray", "any_of"]
+__all__ = ["SUM_WIDTH", "PeRow", "ActivationSums", "PeArray", "any_of"]
 
 SUM_WIDTH = 20
 """Bits of a block sum: 32 * 127 * 128 < 2^19."""
+
+ROW_SUM_WIDTH = 13
+"""Bits of the sum of a block's activations: 32 * 127 < 2^12."""
 
 
 class PeRow(wiring.Component):
@@ -73,6 +76,56 @@ class PeRow(wiring.Component):
         return m
 
 
+class ActivationSums(wiring.Component):
+    """The activations of each row added up over a block, beside the PEs: operand of the minimum of INT4 blocks.
+
+    Latency: as ``PeRow``'s from ``activations`` and ``select``, but that the rows are joined already.
+
+    Parameters
+    ----------
+    rows : int
+
+    Members
+    -------
+    activations : In(8 * rows)          INT8 operands, as the PEs have them
+    add, last, clear : In(1)            as in ``PeRow``
+    select : In(rows)                   held sum to show; none: zero
+    sum : Out(signed(13))
+    """
+
+    def __init__(self, *, rows):
+        self._rows = rows
+        super().__init__({
+            "activations": In(8 * rows), "add": In(1), "last": In(1), "clear": In(1), "select": In(rows),
+            "sum": Out(signed(ROW_SUM_WIDTH)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        operands = self.activations
+        for stage in range(PRODUCT_DELAY):
+            later = Signal.like(operands, name=f"operands_{stage}", reset_less=True)
+            m.d.sync += later.eq(operands)
+            operands = later
+        parts = []
+        for i in range(self._rows):
+            total = Signal(signed(ROW_SUM_WIDTH), name=f"total_{i}")
+            accumulator = Signal(signed(ROW_SUM_WIDTH), reset_less=True, name=f"accumulator_{i}")
+            held = Signal(signed(ROW_SUM_WIDTH), reset_less=True, name=f"held_{i}")
+            m.d.comb += total.eq(accumulator + operands.word_select(i, 8).as_signed())
+            with m.If(self.clear):
+                m.d.sync += accumulator.eq(0)
+            with m.Elif(self.add):
+                m.d.sync += accumulator.eq(total)
+            with m.If(self.last):
+                m.d.sync += held.eq(total)
+            parts.append(Mux(self.select[i], held, 0))
+        shown = Signal(signed(ROW_SUM_WIDTH), reset_less=True)
+        m.d.sync += shown.eq(any_of(parts))
+        m.d.comb += self.sum.eq(shown)
+        return m
+
+
 class PeArray(wiring.Component):
     """``rows`` x ``lanes`` PEs. Each beat multiplies one activation a row by one weight a lane into every PE's block
     sum.
@@ -87,6 +140,7 @@ class PeArray(wiring.Component):
     rows, lanes : int   PEs
     outputs : int       sums read a step; a divisor of lanes
     dsps : int          multiplier primitives used, two lanes each, from row 0 on; the rest is logic
+    minimum : bool      sums of the activations too
 
     Members
     -------
@@ -94,13 +148,14 @@ class PeArray(wiring.Component):
     activations : In(8 * rows)           INT8, row 0 lowest
     weights : In(8 * lanes)              INT8, lane 0 lowest
     step, step_row, step_column : In     read the sums of lanes step_column * outputs + j
+    step_minimum : In(1)                 with ``minimum``: instead of them the sum of the row's activations, for each j
     sums : Out(20 * outputs)             signed
     """
 
     delay = 2 + PRODUCT_DELAY
     step_delay = 3
 
-    def __init__(self, *, rows, lanes, outputs, dsps):
+    def __init__(self, *, rows, lanes, outputs, dsps, minimum=False):
         if rows < 1:
             raise ValueError(f"rows must be at least 1, not {rows!r}")
         if outputs < 1 or lanes % outputs:
@@ -108,9 +163,11 @@ class PeArray(wiring.Component):
         if not 0 <= dsps <= rows * lanes // 2:
             raise ValueError(f"dsps must be from 0 to rows * lanes / 2 = {rows * lanes // 2}, not {dsps!r}")
         self._rows, self._lanes, self._outputs, self._dsps = rows, lanes, outputs, dsps
+        self._minimum = minimum
         super().__init__({
             "valid": In(1), "last": In(1), "activations": In(8 * rows), "weights": In(8 * lanes),
             "step": In(1), "step_row": In(range(rows)), "step_column": In(range(lanes // outputs)),
+            **({"step_minimum": In(1)} if minimum else {}),
             "sums": Out(SUM_WIDTH * outputs),
         })
 
@@ -124,11 +181,14 @@ class PeArray(wiring.Component):
             m.d.sync += weights.word_select(pair, WeightPair.size).eq(pack_weights(low, high))
         columns = self._lanes // self._outputs
         parts = [[] for _ in range(self._outputs)]
+        of_block = self.step & ~self.step_minimum if self._minimum else self.step
+        operands = []
         for i in range(self._rows):
             pairs = self._lanes // 2
             m.submodules[f"row_{i}"] = row = PeRow(
                 lanes=self._lanes, dsp_pairs=min(max(self._dsps - i * pairs, 0), pairs))
             activation = Signal(Multiples, reset_less=True, name=f"activation_{i}")
+            operands.append(activation.one)
             m.d.sync += activation.eq(multiples(self.activations.word_select(i, 8).as_signed()))
             m.d.comb += [
                 row.activation.eq(activation), row.weights.eq(weights),
@@ -136,11 +196,21 @@ class PeArray(wiring.Component):
             ]
             for column in range(columns):
                 select = Signal(name=f"select_{i}_{column}", reset_less=True)
-                m.d.sync += select.eq(self.step & (self.step_row == i) & (self.step_column == column))
+                m.d.sync += select.eq(of_block & (self.step_row == i) & (self.step_column == column))
                 for j in range(self._outputs):
                     lane = column * self._outputs + j
                     m.d.comb += row.select[lane].eq(select)
                     parts[j].append(row.sums.word_select(lane, SUM_WIDTH))
+        if self._minimum:
+            m.submodules.activation_sums = sums = ActivationSums(rows=self._rows)
+            select = Signal(self._rows, reset_less=True)
+            m.d.sync += select.eq(Mux(self.step & self.step_minimum, 1 << self.step_row, 0))
+            m.d.comb += [sums.activations.eq(Cat(operands)), sums.add.eq(add), sums.last.eq(last),
+                         sums.clear.eq(clear), sums.select.eq(select)]
+            row_sum = Signal(signed(SUM_WIDTH))
+            m.d.comb += row_sum.eq(sums.sum)
+            for part in parts:
+                part.append(row_sum)
         for j, sums in enumerate(parts):
             joined = Signal(SUM_WIDTH, reset_less=True, name=f"joined_{j}")
             m.d.sync += joined.eq(any_of(sums))

@@ -15,6 +15,7 @@ from .drain import Drain
 from .fp16_array import Fp16Array
 from .fp16_results import Fp16Results
 from .issue import MatmulIssue
+from .unpack import Unpack
 
 __all__ = ["MatmulEngine"]
 
@@ -24,7 +25,7 @@ FP16_TILE_STEPS = 64
 
 class MatmulEngine(wiring.Component):
     """Carries out MATMUL commands: out[r, n] = sum over k of activation[r, k] * weight[n, k], with block scales in INT8
-    and exact in FP16, to the bit as docs/numerics.md defines it.
+    and INT4, exact in FP16, to the bit as docs/numerics.md defines it. INT4 is INT8 with narrower weights in memory.
 
     A tile of ``lanes`` outputs takes k beats for each group of ``rows`` activation rows, in FP16 a tile of
     ``lanes / 2`` for each ``fp16_rows``; a finished tile drains while the next one is computed, and a command follows
@@ -33,12 +34,13 @@ class MatmulEngine(wiring.Component):
 
     Throughput: rows * lanes (fp16_rows * lanes / 2) multiply-accumulates a cycle, and 3 cycles between commands, if the
     prefetch buffer keeps up and results drain: (rows in use) * outputs / min(accumulate_lanes, group_words) cycles a
-    tile. INT8: a block's 32 beats take no less than (rows in use) * lanes / accumulate_lanes steps. FP16: a tile's k
-    beats take no less than 1 + (rows in use) * (lanes / 2) / (sums rounded a cycle), 65 at most, nor than 7 cycles.
+    tile. INT8, INT4: a block's 32 beats take no less than (rows in use) * lanes / accumulate_lanes steps, with a
+    minimum twice as many. FP16: a tile's k beats take no less than 1 + (rows in use) * (lanes / 2) / (sums rounded a
+    cycle), 65 at most, nor than 7 cycles.
 
     Errors: BAD_FIELD where k, n or rows is 0, ``activation`` or ``group_stride`` no multiple of 32, a format missing,
-    FP16 with ``scaled``; ACTIVATION_RANGE where a row group's indices leave the buffer; SCRATCHPAD_RANGE where a result
-    leaves the scratchpad. After an error the engine must be reset.
+    FP16 with ``scaled``, INT4 without, ``minimum`` without INT4; ACTIVATION_RANGE where a row group's indices leave the
+    buffer; SCRATCHPAD_RANGE where a result leaves the scratchpad. After an error the engine must be reset.
 
     Parameters
     ----------
@@ -64,6 +66,8 @@ class MatmulEngine(wiring.Component):
             raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, and nothing else: {formats!r}")
         if ("fp16" in formats) != (fp16_rows > 0):
             raise ValueError(f"fp16_rows must be above 0 with format fp16, else 0, not {fp16_rows!r}")
+        if "int4" in formats and "int8" not in formats:
+            raise ValueError(f"formats must have int8 beside int4, not {formats!r}")
         rows = rows if "int8" in formats else 0
         if rows * lanes > BLOCK * accumulate_lanes:
             raise ValueError(f"accumulate_lanes must be at least rows * lanes / {BLOCK} = {rows * lanes // BLOCK}, "
@@ -77,7 +81,7 @@ class MatmulEngine(wiring.Component):
         self._rows, self._fp16_rows, self._lanes, self._fp16_lanes = rows, fp16_rows, lanes, lanes // 2
         self._outputs = accumulate_lanes if rows else min(accumulate_lanes, lanes // 2)
         self._depth, self._group_words, self._vector_lanes = activation_depth, group_words, vector_lanes
-        self._dsps = pe_dsps
+        self._dsps, self._int4 = pe_dsps, "int4" in formats
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.MATMUL))), "status": Out(UnitStatus()),
             "weights": Out(WeightRead(width=8 * lanes)),
@@ -93,7 +97,7 @@ class MatmulEngine(wiring.Component):
                       self._fp16_rows * self._fp16_lanes // min(self._outputs, self._fp16_lanes))
         m.submodules.issue = issue = MatmulIssue(
             rows=self._rows, lanes=self._lanes, fp16_rows=self._fp16_rows, depth=self._depth,
-            group_words=self._group_words)
+            group_words=self._group_words, int4=self._int4)
         m.submodules.activations = activations = ActivationBuffer(
             rows=self._rows, fp16_rows=self._fp16_rows, depth=self._depth, lanes=self._vector_lanes)
         m.submodules.drain = drain = Drain(
@@ -113,12 +117,16 @@ class MatmulEngine(wiring.Component):
     def _build_beats(self, m, issue, activations):
         """Weights wait for the activation buffer; returns them."""
         weights = self.weights
+        m.submodules.unpack = unpack = Unpack(width=8 * self._lanes, lanes=self._lanes)
         m.d.comb += [
-            issue.beat_valid.eq(weights.beat_valid), weights.beat_take.eq(issue.beat_take),
+            unpack.beat_valid.eq(weights.beat_valid), unpack.beat.eq(weights.beat),
+            weights.beat_take.eq(unpack.beat_take), unpack.int4.eq(issue.int4), unpack.unsigned.eq(issue.unsigned),
+            unpack.running.eq(issue.running), unpack.odd.eq(issue.index[0]), unpack.last.eq(issue.tile_valid),
+            issue.beat_valid.eq(unpack.valid), unpack.take.eq(issue.beat_take),
             weights.keep.eq(issue.keep), weights.rewind.eq(issue.rewind),
             activations.index.eq(issue.index),
         ]
-        beat = weights.beat
+        beat = unpack.weights
         for stage in range(ActivationBuffer.delay):
             next_beat = Signal.like(beat, name=f"beat_{stage}", reset_less=True)
             m.d.sync += next_beat.eq(beat)
@@ -139,9 +147,10 @@ class MatmulEngine(wiring.Component):
     def _build_int8(self, m, issue, activations, beat, drain, results):
         sizes = {"rows": self._rows, "lanes": self._lanes, "outputs": self._outputs}
         weights = self.weights
-        m.submodules.array = array = PeArray(**sizes, dsps=self._dsps)
+        m.submodules.array = array = PeArray(**sizes, dsps=self._dsps, minimum=self._int4)
         m.submodules.accumulate = accumulate = BlockAccumulate(
-            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=ActivationBuffer.delay + PeArray.delay)
+            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=ActivationBuffer.delay + PeArray.delay,
+            minimum=self._int4)
         self._build_array(m, array, issue.beat_take & ~issue.half, issue.block_end, beat, activations)
         m.d.comb += [
             accumulate.block_begin.eq(issue.block_begin), accumulate.block_end.eq(issue.block_end),
@@ -154,6 +163,8 @@ class MatmulEngine(wiring.Component):
             activations.scale_row.eq(accumulate.scale_row), activations.scale_block.eq(accumulate.scale_block),
             accumulate.code.eq(activations.code),
         ]
+        if self._int4:
+            m.d.comb += array.step_minimum.eq(accumulate.step_minimum)
         return accumulate
 
     def _build_fp16(self, m, issue, activations, beat, drain, results):

@@ -31,6 +31,7 @@ class MatmulIssue(wiring.Component):
     ----------
     rows, lanes : int    array; rows 0: no INT8
     fp16_rows : int      0: no FP16
+    int4 : bool          INT4 too
     depth : int          reduction indices in the activation buffer, a power of two
     group_words : int    words of a scratchpad group
 
@@ -40,6 +41,8 @@ class MatmulIssue(wiring.Component):
     beat_valid, beat_take, keep, rewind   the prefetch buffer's, see ports.WeightRead
     index : Out                           reduction index of the beat
     half : Out(1)                         the command in work, and its beats, are FP16
+    int4, unsigned : Out(1)               its weights are INT4, and not negative
+    running : Out(1)                      beats of a group are being taken
     block_begin, block_end, job           INT8: to BlockAccumulate
     block_room, no_scales_due             INT8: from it
     fp16_room : In(1)                     FP16: a tile's last beat may be issued
@@ -52,7 +55,7 @@ class MatmulIssue(wiring.Component):
     idle : Out(1)                         no command in work
     """
 
-    def __init__(self, *, rows, lanes, depth, group_words, fp16_rows=0):
+    def __init__(self, *, rows, lanes, depth, group_words, fp16_rows=0, int4=False):
         for name, value in (("rows", rows or fp16_rows), ("fp16_rows", fp16_rows or rows), ("lanes", lanes),
                             ("depth", depth), ("group_words", group_words)):
             if not isinstance(value, int) or value < 1 or value & (value - 1):
@@ -60,7 +63,7 @@ class MatmulIssue(wiring.Component):
         if group_words > lanes:
             raise ValueError(f"group_words = {group_words} must be at most lanes = {lanes}")
         self._rows, self._lanes, self._depth, self._group_words = rows, lanes, depth, group_words
-        self._fp16_rows = fp16_rows
+        self._fp16_rows, self._int4 = fp16_rows, int4
         int8 = {
             "block_begin": Out(1), "block_end": Out(1), "job": Out(block_job(rows=rows, blocks=depth // BLOCK)),
             "block_room": In(1), "no_scales_due": In(1)}
@@ -69,7 +72,8 @@ class MatmulIssue(wiring.Component):
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.MATMUL))),
             "beat_valid": In(1), "beat_take": Out(1), "keep": Out(1), "rewind": Out(1), "index": Out(range(depth)),
-            "half": Out(1), **(int8 if rows else {}), **({"fp16_room": In(1)} if fp16_rows else {}),
+            "half": Out(1), "int4": Out(1), "unsigned": Out(1), "running": Out(1),
+            **(int8 if rows else {}), **({"fp16_room": In(1)} if fp16_rows else {}),
             **({"other_settled": In(1)} if rows and fp16_rows else {}),
             "tile_valid": Out(1), "tile": Out(tile), "tile_room": In(1),
             "finished": In(1), "error": Out(1), "code": Out(8),
@@ -86,8 +90,8 @@ class MatmulIssue(wiring.Component):
         m = Module()
         # The command, and where in it we are.
         command = Signal(data.StructLayout({
-            "scaled": 1, "format": 1, "k": 16, "rows": 16, "activation": 16, "group_stride": 16, "dest": 16,
-            "dest_stride": 16,
+            "scaled": 1, "minimum": 1, "format": 2, "k": 16, "rows": 16, "activation": 16, "group_stride": 16,
+            "dest": 16, "dest_stride": 16,
         }), reset_less=True)
         outputs_left, rows_left = Signal(16, reset_less=True), Signal(16, reset_less=True)
         column = Signal(16, reset_less=True)                # groups before the tile
@@ -190,15 +194,16 @@ class MatmulIssue(wiring.Component):
     def _build_check(self, m, command, outputs_left):
         """Returns: the command is faulty; switch to its format (an input); its format can be switched to."""
         bad, switch, settled = Signal(), Signal(), Signal()
-        known = [command.format == Format.INT8] * bool(self._rows) + [command.format == Format.FP16] * bool(
-            self._fp16_rows)
+        fp16 = command.format == Format.FP16
+        known = [(command.format == Format.INT8) & ~command.minimum] * bool(self._rows)
+        known += [fp16 & ~command.scaled & ~command.minimum] * bool(self._fp16_rows)
+        known += [(command.format == Format.INT4) & command.scaled] * self._int4
         m.d.comb += bad.eq((command.k == 0) | (outputs_left == 0) | (command.rows == 0)
-                           | command.activation[:5].any() | command.group_stride[:5].any()
-                           | ~Cat(known).any() | ((command.format == Format.FP16) & command.scaled))
+                           | command.activation[:5].any() | command.group_stride[:5].any() | ~Cat(known).any())
         if self._rows and self._fp16_rows:
-            m.d.comb += settled.eq((self.half == command.format) | self.other_settled)
+            m.d.comb += settled.eq((self.half == fp16) | self.other_settled)
             with m.If(switch):
-                m.d.sync += self.half.eq(command.format)
+                m.d.sync += self.half.eq(fp16)
         else:
             m.d.comb += [settled.eq(1), self.half.eq(not self._rows)]
         return bad, switch, settled
@@ -206,7 +211,7 @@ class MatmulIssue(wiring.Component):
     def _build_beats(self, m, command, activation, at_once):
         """The beats of a group, and of the next one ``at_once``. Returns the start (an input), a group's last beat, and
         the last beat of all."""
-        running, start_group, end_group, end_tiles = Signal(), Signal(), Signal(), Signal()
+        running, start_group, end_group, end_tiles = self.running, Signal(), Signal(), Signal()
         index = Signal(range(self._depth), reset_less=True)
         left = Signal(16, reset_less=True)        # beats after this one
         last_of_group, last_of_block, again = Signal(), Signal(), Signal()
@@ -227,6 +232,8 @@ class MatmulIssue(wiring.Component):
             m.d.sync += running.eq(1)
         with m.Elif(end_tiles):
             m.d.sync += running.eq(0)
+        if self._int4:
+            m.d.comb += [self.int4.eq(command.format == Format.INT4), self.unsigned.eq(command.minimum)]
         if self._rows:
             self._build_blocks(m, command, start_group, index, last_of_group, last_of_block, again)
         return start_group, end_group, end_tiles
@@ -237,6 +244,7 @@ class MatmulIssue(wiring.Component):
             self.block_begin.eq(self.beat_take & (index[:5] == 0) & command.scaled),
             self.block_end.eq(self.beat_take & last_of_block & ~self.half),
             self.job.first.eq(first_block), self.job.last.eq(last_of_group), self.job.scaled.eq(command.scaled),
+            self.job.minimum.eq(command.minimum),
             self.job.scale_block.eq(index >> 5), self.job.last_row.eq(self.tile.last_row),
         ]
         with m.If(start_group):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from tilewright.hw.commands import Opcode, encode
+from tilewright.hw.commands import Format, Opcode, encode
 from tilewright.hw.matmul.engine import MatmulEngine
 from tilewright.hw.registers import ErrorCode
-from tilewright.sim.golden.matmul import linear, linear_fp16
+from tilewright.sim.golden.matmul import linear, linear_fp16, linear_int4
+from tilewright.sim.golden.weights import Int4Matrix
 
 GUARD = 0xDEADBEEF
 REWIND = 3  # cycles without a front entry after a rewind
@@ -19,7 +20,8 @@ REWIND = 3  # cycles without a front entry after a rewind
 @dataclass
 class Job:
     """One command with its data; ``extreme`` uses the largest magnitudes only. In ``fp16`` values are of every
-    exponent; with ``special`` a few are infinities and NaN, with ``cancel`` all products but one cancel."""
+    exponent; with ``special`` a few are infinities and NaN, with ``cancel`` all products but one cancel. In ``int4``
+    weights have 4 bits, with ``minimum`` of Q4_1's kind."""
 
     k: int
     n: int
@@ -29,6 +31,8 @@ class Job:
     fp16: bool = False
     special: bool = False
     cancel: bool = False
+    int4: bool = False
+    minimum: bool = False
     slack: int = 0      # groups between rows
     activation: int = 0
     dest: int = 0
@@ -52,6 +56,12 @@ class Job:
             self.w = rng.integers(-128, 128, (self.n, self.k)).astype(np.int8)
             self.code = rng.integers(40, 120, (self.rows, blocks)).astype(np.uint8)
         self.d = (rng.normal(size=(self.n, blocks)) * 0.01).astype(np.float16) if self.scaled else None
+        if self.int4:
+            low = 0 if self.minimum else -8
+            self.w = (self.w & 15).astype(np.int8) + np.int8(low)
+            if self.extreme:
+                self.w = rng.choice(np.array([low, low + 15], np.int8), (self.n, self.k))
+        self.m = (rng.normal(size=(self.n, blocks)) * 0.1).astype(np.float16) if self.minimum else None
 
     def fill_fp16(self, rng):
         def halves(*shape):
@@ -71,13 +81,22 @@ class Job:
 
     @property
     def result(self):
-        y = linear_fp16(self.q, self.w) if self.fp16 else linear(self.q, self.code, self.w, self.d)
+        if self.fp16:
+            y = linear_fp16(self.q, self.w)
+        elif self.int4:
+            y = linear_int4(self.q, self.code, Int4Matrix(self.w, self.d, self.m))
+        else:
+            y = linear(self.q, self.code, self.w, self.d)
         return y.view(np.uint32)
 
     @property
+    def format(self):
+        return Format.FP16 if self.fp16 else Format.INT4 if self.int4 else Format.INT8
+
+    @property
     def command(self):
-        words = encode(Opcode.MATMUL, scaled=self.scaled, format=self.fp16, k=self.k, n=self.n, rows=self.rows,
-                       activation=self.activation, group_stride=self.group_stride, dest=self.dest,
+        words = encode(Opcode.MATMUL, scaled=self.scaled, format=self.format, minimum=self.minimum, k=self.k, n=self.n,
+                       rows=self.rows, activation=self.activation, group_stride=self.group_stride, dest=self.dest,
                        dest_stride=self.stride)
         return sum(w << 32 * i for i, w in enumerate(words))
 
@@ -88,10 +107,15 @@ class Job:
             w = np.zeros((lanes, self.k), self.w.dtype)
             w[:min(lanes, self.n - n0)] = self.w[n0:n0 + lanes]
             for k in range(self.k):
-                yield "beat", int.from_bytes(w[:, k].tobytes(), "little")
-                if self.scaled and (k % 32 == 31 or k == self.k - 1):
+                last = k % 32 == 31 or k == self.k - 1
+                if not self.int4:
+                    yield "beat", int.from_bytes(w[:, k].tobytes(), "little")
+                elif k % 2 or last:
+                    even, odd = (w[:, k - 1], w[:, k]) if k % 2 else (w[:, k], 5)
+                    yield "beat", int.from_bytes((even & 15 | odd << 4).astype(np.int8).tobytes(), "little")
+                for scales in ((self.d, self.m) if self.minimum else (self.d,)) if self.scaled and last else ():
                     d = np.zeros(lanes, np.float16)
-                    d[:min(lanes, self.n - n0)] = self.d[n0:n0 + lanes, k // 32]
+                    d[:min(lanes, self.n - n0)] = scales[n0:n0 + lanes, k // 32]
                     yield "scale", int.from_bytes(d.tobytes(), "little")
 
 

@@ -110,7 +110,7 @@ def test_errors(Job, Bench, sizes, change, code):
     ({"group_words": 8}, "group_words must be at most lanes / 2 = 4, not 8"),
     ({"fp16_rows": 0}, "fp16_rows must be above 0 with format fp16, else 0, not 0"),
     ({"formats": ("int8",)}, "fp16_rows must be above 0 with format fp16, else 0, not 2"),
-    ({"formats": ("int4",)}, "formats must name at least one of int8, fp16, and nothing else"),
+    ({"formats": ("int2",)}, "formats must name at least one of int8, fp16, int4, and nothing else"),
 ])
 def test_refusals(change, message):
     with pytest.raises(ValueError, match=message):

@@ -219,7 +219,8 @@ def test_swap_needs_pairs_in_a_group(bench):
     (dict(lanes=3), "lanes = 3: must be a power of two"), (dict(lanes=16), "lanes = 16"),
     (dict(group_words=1), "group_words = 1: must be a power of two from 2"), (dict(max_row=48), "multiple of 32"),
     (dict(activation_rows=0), "activation_rows = 0"), (dict(multiply_dsps=5), "dsps"),
-    (dict(formats=()), "formats = "), (dict(formats=("int4",)), "int8, fp16"), (dict(fp16_rows=2), "fp16_rows = 2"),
+    (dict(formats=()), "formats = "), (dict(formats=("int2",)), "int8, fp16, int4"),
+    (dict(fp16_rows=2), "fp16_rows = 2"),
     (dict(formats=("fp16",)), "fp16_rows = 0: must be above 0"),
 ])
 def test_refusals(change, match):
