@@ -57,7 +57,8 @@ def _units(preset):
 
     def prefetch():
         from tilewright.hw.memory.prefetch import Prefetch
-        return Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats)
+        return Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats,
+                        int4="int4" in config.formats)
 
     def load():
         from tilewright.hw.memory.load import Load

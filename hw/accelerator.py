@@ -85,7 +85,8 @@ class Accelerator(wiring.Component):
             lanes=config.vector_lanes, group_words=config.group_words, tables=self._tables,
             formats=config.formats, activation_rows=config.rows, fp16_rows=config.fp16_rows,
             max_row=config.max_head_dim)
-        prefetch = Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats)
+        prefetch = Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats,
+                            int4="int4" in config.formats)
         load = Load(group_words=config.group_words, burst_beats=config.burst_beats)
         store = Store(address_width=config.address_width, group_words=config.group_words,
                       burst_beats=config.burst_beats)

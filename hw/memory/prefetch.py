@@ -1,11 +1,11 @@
 """Weight prefetch: the stream of weight beats and block scales, read ahead of the matmul engine."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from ..commands import Opcode, layout
+from ..commands import Format, Opcode, layout
 from ..config import BLOCK
 from ..ports import BeatRead, UnitStatus, WeightRead
 from ..registers import ErrorCode
@@ -16,28 +16,30 @@ from .rows import misaligned
 
 __all__ = ["Prefetch"]
 
-SCALE_BEATS = 2        # of a block
+SCALE_BEATS = 2        # of a block's scales, or its minima
 BEATS_A_SCALE = 4      # the scale buffer holds one entry for so many beats of the data buffer
 BLOCKS_IN_FLIGHT = 32
 
-BLOCK_LAYOUT = data.StructLayout({"beats_minus_one": range(BLOCK), "scaled": 1, "last": 1})
-"""A block on its way: beats of data, whether scales follow, last of its command."""
+BLOCK_LAYOUT = data.StructLayout({"beats_minus_one": range(BLOCK), "scaled": 1, "minimum": 1, "last": 1})
+"""A block on its way: beats of data, whether scales and minima follow, last of its command."""
 
 
 class Prefetch(wiring.Component):
     """Reads the tiles of STREAM commands into two buffers, as far ahead as there is room.
 
-    A tile has k beats of weights; where ``scaled``, two beats of scales follow each block of 32 and the last, shorter
-    one. Bursts run on over blocks, and over tiles that follow each other without a gap. Room is reserved block by
-    block before a beat is asked for. A tile that is replayed has to fit into the buffer as a whole; otherwise the
-    engine and the prefetch wait for each other for ever.
+    A tile has k beats of weights, INT4 half as many (the last one half full where k is odd); where ``scaled``, two
+    beats of scales follow each block of 32 k and the last, shorter one, and with ``minimum`` two beats of minima.
+    Scales and minima are entries of the same buffer. Bursts run on over blocks, and over tiles that follow each other
+    without a gap. Room is reserved block by block before a beat is asked for. A tile that is replayed has to fit into
+    the buffer as a whole; otherwise the engine and the prefetch wait for each other for ever.
 
     Throughput: a beat a cycle, over blocks, tiles without gaps and commands; tiles apart cost about 8 cycles each,
     hidden as long as they have more beats than that. Latency: 4 cycles from a beat to ``weights``.
     A command is taken as soon as the last block of the one before it is planned, so that reading runs on over commands;
     ``done`` comes when its last beat is in the buffer. It keeps no state on the bus, so that an abort just resets it.
 
-    Errors: BAD_FIELD: k or tiles is 0, offset or stride is not a multiple of a beat; READ_RANGE, READ_RESPONSE. An
+    Errors: BAD_FIELD: k or tiles is 0, offset or stride is not a multiple of a beat, INT4 without ``int4``, ``minimum``
+    without INT4 and ``scaled``; READ_RANGE, READ_RESPONSE. An
     error is reported after ``done`` of all commands before it.
 
     Parameters
@@ -45,18 +47,19 @@ class Prefetch(wiring.Component):
     width : int         bits of a beat
     beats : int         weight beats the data buffer holds, a power of two; it holds ``beats / 4`` scale entries beside
     burst_beats : int   longest burst
+    int4 : bool         reads INT4 too
 
     Members
     -------
     full : Out(1)       the next block has no room
     """
 
-    def __init__(self, *, width, beats, burst_beats):
+    def __init__(self, *, width, beats, burst_beats, int4=False):
         if beats < BLOCK or beats & (beats - 1):
             raise ValueError(f"beats must be a power of two from {BLOCK} on, not {beats!r}")
         if not 1 <= burst_beats * width // 8 <= 4096 or burst_beats & (burst_beats - 1):
             raise ValueError(f"burst_beats must be a power of two, bursts at most 4096 bytes, not {burst_beats!r}")
-        self._width, self._beats, self._burst_beats = width, beats, burst_beats
+        self._width, self._beats, self._burst_beats, self._int4 = width, beats, burst_beats, int4
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.STREAM))),
             "status": Out(UnitStatus()),
@@ -72,7 +75,7 @@ class Prefetch(wiring.Component):
         m.submodules.scales = self._scales = ReplayBuffer(width=self._width, entries=scales, words=SCALE_BEATS)
         m.submodules.blocks = self._blocks = SyncFIFO(width=BLOCK_LAYOUT.size, depth=BLOCKS_IN_FLIGHT)
         m.submodules.requests = self._requests = RunRequests(
-            width=self._width, burst_beats=self._burst_beats, most=BLOCK + SCALE_BEATS,
+            width=self._width, burst_beats=self._burst_beats, most=BLOCK + (2 if self._int4 else 1) * SCALE_BEATS,
             beats_out=self._beats + SCALE_BEATS * scales)
         wiring.connect(m, self._requests.read, wiring.flipped(self.read))
         self._build_plan(m)
@@ -90,21 +93,25 @@ class Prefetch(wiring.Component):
         command = Signal(layout(Opcode.STREAM), reset_less=True)
         tile_offset, tiles_left = Signal(32, reset_less=True), Signal(16, reset_less=True)  # left behind this one
         tile_beats, adjacent = Signal(18, reset_less=True), Signal(reset_less=True)
-        k_left = Signal(16, reset_less=True)
+        data_beats, scale_beats = Signal(16, reset_less=True), Signal(14, reset_less=True)   # of a tile
+        left = Signal(16, reset_less=True)      # data beats of the tile that are not planned
+        int4, minimum = self._narrow(command)
         bad, fits = Signal(), Signal()
         plan, refused = Signal(), Signal()      # the next block is planned; the command is bad
         block = Signal(BLOCK_LAYOUT)
         beats, block_ends = Signal(range(BLOCK + 1)), Signal()
+        entries = Cat(command.scaled & ~minimum, minimum)   # in the scale buffer
+        whole = Mux(int4, BLOCK // 2, BLOCK)
         m.d.comb += [
-            block_ends.eq(k_left <= BLOCK), beats.eq(Mux(block_ends, k_left, BLOCK)),
-            block.beats_minus_one.eq(beats - 1), block.scaled.eq(command.scaled),
+            block_ends.eq(left <= whole), beats.eq(Mux(block_ends, left, whole)),
+            block.beats_minus_one.eq(beats - 1), block.scaled.eq(command.scaled), block.minimum.eq(minimum),
             block.last.eq(block_ends & (tiles_left == 0)),
             requests.region.eq(command.region), requests.offset.eq(tile_offset),
             self._blocks.w_data.eq(block), self._blocks.w_en.eq(plan),
-            self._data.reserve.eq(Mux(plan, beats, 0)), self._scales.reserve.eq(plan & command.scaled),
-            requests.add.eq(Mux(plan, beats + Mux(command.scaled, SCALE_BEATS, 0), 0)),
+            self._data.reserve.eq(Mux(plan, beats, 0)), self._scales.reserve.eq(Mux(plan, entries, 0)),
+            requests.add.eq(Mux(plan, beats + SCALE_BEATS * entries, 0)),
         ]
-        m.d.sync += fits.eq((self._data.room >= beats) & (~command.scaled | (self._scales.room != 0)))
+        m.d.sync += fits.eq((self._data.room >= beats) & (self._scales.room >= entries))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -115,10 +122,14 @@ class Prefetch(wiring.Component):
                 blocks = (command.k + BLOCK - 1) >> (BLOCK.bit_length() - 1)
                 m.d.sync += [
                     tile_offset.eq(command.offset), tiles_left.eq(command.tiles - 1),
-                    tile_beats.eq(command.k + Mux(command.scaled, SCALE_BEATS * blocks, 0)),
-                    bad.eq((command.k == 0) | (command.tiles == 0)
+                    data_beats.eq(Mux(int4, (command.k + 1) >> 1, command.k)),
+                    scale_beats.eq(Mux(command.scaled, (SCALE_BEATS * blocks) << minimum, 0)),
+                    bad.eq((command.k == 0) | (command.tiles == 0) | self._bad_format(command)
                            | misaligned(beat_log, command.offset, command.tile_stride)),
                 ]
+                m.next = "SUM"
+            with m.State("SUM"):
+                m.d.sync += tile_beats.eq(data_beats + scale_beats)
                 m.next = "COMPARE"
             with m.State("COMPARE"):
                 m.d.sync += adjacent.eq(command.tile_stride == tile_beats << beat_log)
@@ -126,7 +137,7 @@ class Prefetch(wiring.Component):
                 with m.If(bad):
                     m.next = "REFUSED"
             with m.State("TILE"):
-                m.d.sync += k_left.eq(command.k)
+                m.d.sync += left.eq(data_beats)
                 with m.If(requests.empty):
                     m.d.comb += requests.start.eq(1)
                     m.d.sync += [requests.close.eq(0), tile_offset.eq(tile_offset + command.tile_stride)]
@@ -139,10 +150,10 @@ class Prefetch(wiring.Component):
                     requests.stuck.eq(~fits | ~self._blocks.w_rdy),
                 ]
                 with m.If(plan):
-                    m.d.sync += k_left.eq(k_left - BLOCK)
+                    m.d.sync += left.eq(left - whole)
                     m.next = "FIT"
                     with m.If(block_ends):
-                        m.d.sync += [k_left.eq(command.k), tiles_left.eq(tiles_left - 1)]
+                        m.d.sync += [left.eq(data_beats), tiles_left.eq(tiles_left - 1)]
                         with m.If(block.last | ~adjacent):
                             m.d.sync += requests.close.eq(1)
                             m.next = "TILE"
@@ -155,15 +166,26 @@ class Prefetch(wiring.Component):
                      (requests.idle & requests.faulted, ErrorCode.READ_RANGE),
                      (self.read.beat_valid & self.read.beat_error, ErrorCode.READ_RESPONSE))
 
+    def _narrow(self, command):
+        """The command's weights are INT4; it has minima."""
+        if not self._int4:
+            return Const(0), Const(0)
+        return command.format == Format.INT4, command.minimum
+
+    def _bad_format(self, command):
+        int4 = command.format == Format.INT4
+        return ~self._int4 & int4 | command.minimum & ~(int4 & command.scaled)
+
     def _build_arrival(self, m):
-        """Sort the beats: of a block first the weights, then the scales."""
+        """Sort the beats: of a block first the weights, then the scales, then the minima."""
         block = Signal(BLOCK_LAYOUT)
-        index = Signal(range(BLOCK + SCALE_BEATS))
+        index = Signal(range(BLOCK + 2 * SCALE_BEATS))
         is_scale, block_ends = Signal(), Signal()
         m.d.comb += [
             block.eq(self._blocks.r_data), self._blocks.r_en.eq(block_ends & self.read.beat_valid),
             is_scale.eq(index > block.beats_minus_one),
-            block_ends.eq(index == block.beats_minus_one + Mux(block.scaled, SCALE_BEATS, 0)),
+            block_ends.eq(index == block.beats_minus_one
+                          + SCALE_BEATS * Cat(block.scaled & ~block.minimum, block.minimum)),
             self._data.data.eq(self.read.beat), self._scales.data.eq(self.read.beat),
             self._data.write.eq(self.read.beat_valid & ~is_scale),
             self._scales.write.eq(self.read.beat_valid & is_scale),

@@ -7,7 +7,7 @@ from collections import deque
 import pytest
 from amaranth.sim import Simulator
 
-from tilewright.hw.commands import Opcode, layout
+from tilewright.hw.commands import Format, Opcode, layout
 from tilewright.hw.memory.prefetch import Prefetch
 from tilewright.hw.registers import ErrorCode
 
@@ -21,7 +21,13 @@ def command(**fields):
 
 
 def tile_beats(fields):
-    return fields["k"] + (2 * -(-fields["k"] // 32) if fields["scaled"] else 0)
+    data = -(-fields["k"] // 2) if fields.get("format") == Format.INT4 else fields["k"]
+    return data + 2 * entries(fields) * -(-fields["k"] // 32)
+
+
+def entries(fields):
+    """Scale entries of a block."""
+    return fields["scaled"] + fields.get("minimum", 0)
 
 
 class Bench:
@@ -35,7 +41,7 @@ class Bench:
                  fault_at=None, error_at=None, seed=SEED):
         print(f"seed {seed}")
         self.rng = random.Random(seed)
-        self.dut = Prefetch(width=width, beats=beats, burst_beats=burst_beats)
+        self.dut = Prefetch(width=width, beats=beats, burst_beats=burst_beats, int4=True)
         self.commands, self.burst_beats = commands, burst_beats
         self.width, self.beat_bytes = width, width // 8
         self.latency, self.stall, self.replay = latency, stall, replay
@@ -57,10 +63,11 @@ class Bench:
             for tile in range(fields["tiles"]):
                 at, weights, scales = fields["offset"] + tile * fields["tile_stride"], [], []
                 for first in range(0, fields["k"], 32):
-                    for _ in range(min(32, fields["k"] - first)):
+                    values = min(32, fields["k"] - first)
+                    for _ in range(-(-values // 2) if fields.get("format") == Format.INT4 else values):
                         weights.append(self.beat(at))
                         at += self.beat_bytes
-                    if fields["scaled"]:
+                    for _ in range(entries(fields)):
                         scales.append(self.beat(at) | self.beat(at + self.beat_bytes) << self.width)
                         at += 2 * self.beat_bytes
                 yield weights, scales
@@ -157,9 +164,11 @@ class Bench:
 def random_commands(rng, beat_bytes, beats):
     """Ragged tiles with and without scales, with and without gaps, at odd places of a page."""
     offset = 0
-    for _ in range(12):
+    for _ in range(16):
+        narrow = rng.choice(({}, {"format": Format.INT4}, {"format": Format.INT4, "minimum": 1}))
         fields = command(k=min(rng.choice((1, 2, 8, 31, 32, 33, 40, 64, beats)), beats), tiles=rng.randint(1, 4),
-                         scaled=rng.randint(0, 1), offset=offset + beat_bytes * rng.randint(0, 600))
+                         scaled=1 if narrow else rng.randint(0, 1), **narrow,
+                         offset=offset + beat_bytes * rng.randint(0, 600))
         gap = rng.choice((0, 0, 1, 37))
         fields["tile_stride"] = (tile_beats(fields) + gap) * beat_bytes
         offset = fields["offset"]
@@ -176,12 +185,14 @@ def test_random(width, beats, burst_beats, stall):
     assert sum(count for _, count in bench.bursts) == total
 
 
-@pytest.mark.parametrize("scaled, k", [(1, 64), (1, 576), (0, 512), (1, 96)])
-def test_rate(scaled, k):
+@pytest.mark.parametrize("scaled, minimum, k", [
+    (1, None, 64), (1, None, 576), (0, None, 512), (1, None, 96), (1, 0, 576), (1, 1, 576), (1, 1, 192)])
+def test_rate(scaled, minimum, k):
     """98 % of the beats' cycles are used behind the first beat, over tiles and commands, at a latency of 40 cycles."""
     width, tiles = 128, max(2, 1024 // k)
-    step = tile_beats({"k": k, "scaled": scaled}) * width // 8
-    commands = [command(k=k, tiles=tiles, scaled=scaled, tile_stride=step, offset=i * tiles * step) for i in range(4)]
+    fields = {"k": k, "scaled": scaled} | ({} if minimum is None else {"format": Format.INT4, "minimum": minimum})
+    step = tile_beats(fields) * width // 8
+    commands = [command(**fields, tiles=tiles, tile_stride=step, offset=i * tiles * step) for i in range(4)]
     bench = Bench(commands, width=width, beats=256, latency=40, stall=0.0, replay=False).run()
     assert bench.dones == 4
     span = bench.arrived_at[-1] - bench.arrived_at[0] + 1
@@ -206,7 +217,8 @@ def test_replay_bubble():
         assert bench.taken_at[replay] - bench.taken_at[replay - 1] <= 6
 
 
-@pytest.mark.parametrize("fields", [{"k": 0}, {"tiles": 0}, {"offset": 4}, {"tile_stride": 8 * 40 + 1}])
+@pytest.mark.parametrize("fields", [{"k": 0}, {"tiles": 0}, {"offset": 4}, {"tile_stride": 8 * 40 + 1},
+                                    {"minimum": 1, "scaled": 1}, {"minimum": 1, "format": Format.INT4}])
 def test_bad_field(fields):
     good = command(k=40, tiles=2, scaled=0, tile_stride=8 * 40, offset=0)
     bench = Bench([good, good | fields], replay=False, beats=256)
