@@ -11,7 +11,12 @@ from .assembler import Dynamic
 from .builder import CACHE, fp32
 from .plan import ceil_to
 
-__all__ = ["plan_streams", "attention"]
+__all__ = ["plan_projections", "plan_streams", "first_queries", "attention"]
+
+PIECES = 4
+"""Pieces of q_proj whose results are taken up while the next one is computed, in decode."""
+HEADS_AHEAD = 2
+"""Heads that q_proj is ahead of the scores in prefill."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,46 @@ class _Unit:
     row_groups: int    # of the array, at most
 
 
+def plan_projections(b):
+    """Plan the STREAMs of k_proj and v_proj and of the first queries."""
+    kv_tiles = b.weights.tiles(b.shape.kv_heads * b.shape.head_dim)
+    b.plan_weights("projections", b.shape.hidden, 2 * kv_tiles, matmuls=2)
+    _plan_queries(b, -1)
+
+
+def _plan_queries(b, step):
+    """The q_proj matrix lies behind k_proj and v_proj."""
+    pieces = _query_pieces(b, step)
+    if pieces:
+        skipped = 2 * b.weights.tiles(b.shape.kv_heads * b.shape.head_dim) + pieces[0][0] // b.weights.outputs
+        b.plan_weights("projections", b.shape.hidden, sum(b.weights.tiles(count) for _, count in pieces),
+                       matmuls=len(pieces), skipped=skipped)
+
+
+def first_queries(b):
+    """Compute q before attention begins: in decode all heads, in prefill the first ones."""
+    _project_queries(b, -1)
+
+
+def _query_pieces(b, step):
+    """Pieces (first output, outputs) of q_proj that are computed in a step of attention, -1 before the first one.
+
+    In prefill q_proj runs a few heads ahead of the softmax, which would otherwise have nothing of the array's to hide
+    under.
+    """
+    width, head = b.shape.heads * b.shape.head_dim, b.shape.head_dim
+    if b.decode:
+        return b.pieces(width, width // PIECES) if step < 0 else []
+    first, behind = (0 if step < 0 else step + HEADS_AHEAD), step + 1 + HEADS_AHEAD
+    return [piece for piece in b.pieces(width, head) if first * head <= piece[0] < behind * head]
+
+
+def _project_queries(b, step):
+    for first, count in _query_pieces(b, step):
+        b.project(b.shape.hidden, count, activation="h", dest=b.plan.scratch["q"] + first // b.config.group_words,
+                  dest_stride=b.shape.heads * b.head)
+
+
 def attention(b):
     """Softmax(q K) V of all heads: o in the place of q, and for o_proj in the activation buffer.
 
@@ -39,6 +84,7 @@ def attention(b):
     eager = b.plan.score_slots == 1 or (b.kv.scaled and b.plan.scale_slots < min(2, b.shape.kv_heads))
     for step in range(len(units) + ahead):
         steps = []
+        _project_queries(b, step)
         if step < len(units):
             steps.append((_scores, _softmax, units[step], eager))
         if step >= ahead:
@@ -75,6 +121,7 @@ def plan_streams(b):
     """Plan the STREAMs over K and V in the order in which ``attention`` takes them."""
     units, kv, ahead = _units(b), b.place.kv, b.plan.ahead
     for step in range(len(units) + ahead):
+        _plan_queries(b, step)
         if step < len(units):
             b.streams.plan(reads=[b.cached("k")], region=CACHE, scaled=b.kv.scaled, k=kv.head_dim,
                            offset=b.place.cache + units[step].kv_head * kv.k_head_bytes,
@@ -133,11 +180,9 @@ def _scale_groups(b, unit):
 
 def _scores(b, unit):
     """Finished and rounded queries, then their products with K."""
-    if unit.head >= b.heads_finished:
-        b.finish_heads("q", unit.head, unit.heads, b.shape.heads)
     kv, span = b.place.kv, ceil_to(b.shape.head_dim, BLOCK)
-    b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **b.kv.activation, target=_query(b, unit),
-             group_stride=span)
+    b.finish_heads("q", unit.head, unit.heads, b.shape.heads,
+                   {**b.kv.activation, "target": _query(b, unit), "group_stride": span})
     if b.kv.scaled and unit.head % b.group == 0:
         b.load("scales", CACHE, b.place.cache + kv.scale_offset + unit.kv_head * kv.scale_head_bytes,
                count=b.scale_bytes, behind=_scale_groups(b, unit), reads=[b.cached("v_scale")])

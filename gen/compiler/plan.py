@@ -22,8 +22,8 @@ LOGITS = 512
 """Outputs of lm_head computed before argmax runs over them."""
 
 EMBED, INPUT, ATTENTION, OUTPUT, FFN, HEAD = range(6)
-"""Phases of a model: embedding; of a layer norm and projections, attention, o_proj with residual and norm, feed-forward;
-what comes behind the last layer."""
+"""Phases of a model: embedding; of a layer norm and projections, attention, o_proj with residual and norm,
+feed-forward; what comes behind the last layer."""
 
 
 def ceil_to(value, step):
@@ -219,7 +219,7 @@ class _Sizes:
         def span(k):
             return ceil_to(k, BLOCK)
 
-        h_last = FFN if shape.topology == "parallel_shared" else INPUT
+        h_last = FFN if shape.topology == "parallel_shared" else INPUT if self.decode else ATTENTION
         items = [
             Item("h", weights * span(shape.hidden), INPUT, h_last),
             Item("q", 2 * kv * span(shape.head_dim), INPUT, ATTENTION),

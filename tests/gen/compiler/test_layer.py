@@ -55,9 +55,9 @@ def test_v_is_read_once_per_row_group_where_it_cannot_be_replayed(layer_bench):
 ])
 def test_small_buffers_change_only_the_schedule(layer_bench, scratchpad_bytes, activation_depth, slots):
     config = replace(load_preset("micro"), scratchpad_bytes=scratchpad_bytes, activation_depth=activation_depth,
-                     max_hidden=256, max_context=350)
-    bench = layer_bench(config, context=350, seed=10, **STORIES | {"kv_heads": 8})
-    plan = plan_layer(config, bench.shape, 350, formats=("int8", "int8"), decode=True)
+                     max_hidden=256, max_context=300)
+    bench = layer_bench(config, context=300, seed=10, **STORIES | {"kv_heads": 8})
+    plan = plan_layer(config, bench.shape, 300, formats=("int8", "int8"), decode=True)
     assert (plan.score_slots, plan.probability_slots, plan.scale_slots) == slots
     for tokens, decode in ((1, False), (bench.layer.prefill_tokens, False), (1, True), (1, True)):
         bench.check(tokens, decode=decode)
