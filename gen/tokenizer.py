@@ -128,6 +128,11 @@ class PackageTokenizer(Tokenizer):
     def token(self, number):
         return self._model.id_to_token(number)
 
+    def parameters(self):
+        """What the constructor takes, by name, the model as its JSON text."""
+        return {"model": self._model.to_str(), "limit": self._limit, "bos": self.bos, "eos": self.eos,
+                "begins": self._begins, "exact": self._exact}
+
     def _encoded(self, text, add_special_tokens):
         encoding = self._model.encode(text, add_special_tokens=add_special_tokens)
         for token, piece, (first, last) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
@@ -136,7 +141,7 @@ class PackageTokenizer(Tokenizer):
             if token >= self._limit:
                 raise UserError(f"text {text[first:last]!r}: is token {token}, but the model's embedding has "
                                 f"{self._limit} rows; write it otherwise")
-        if self._exact and not add_special_tokens:
+        if self._exact:
             back = self.decode(encoding.ids)
             if back != text:
                 at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), len(back))
@@ -160,8 +165,8 @@ def byte_level_bpe(*, tokens, merges, types, pre, limit, bos, eos, begins):
     model = PackageModel(bpe)
     model.pre_tokenizer = PRE_TOKENIZERS[pre]
     model.decoder = decoders.ByteLevel()
-    model.add_special_tokens([AddedToken(token, special=True, normalized=False)
-                              for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)])
+    model.add_tokens([AddedToken(token, special=kind == CONTROL, normalized=False)
+                      for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)])
     return PackageTokenizer(model, limit=limit, bos=bos, eos=eos, begins=begins, exact=True)
 
 
