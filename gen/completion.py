@@ -1,32 +1,34 @@
-"""Completing a text: a model on the golden back end or on an accelerator, or on both with every word compared."""
+"""Completing a text: the golden model and an accelerator behind one interface, and both compared word by word."""
 
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilewright.gen.driver import ContextFull, Generator, best
-from tilewright.gen.errors import UserError
+from tilewright.gen.driver import best, check_tokens
+from tilewright.sim.cosim import differing_words
 from tilewright.sim.golden import model as golden
 from tilewright.sim.golden import vector
 from tilewright.sim.layer_job import put_positions
 
-__all__ = ["Completion", "GoldenGenerator", "complete", "whole_model", "noise", "cache_differences", "word_of"]
+__all__ = ["GoldenGenerator", "Comparison", "complete", "streamed_bytes"]
 
 NOISE_SEED = 1
 
 
-def whole_model(checkpoint, weights, step=lambda text: None):
-    """A checkpoint as a golden ``TransformerModel``, all of it in memory; ``weights``: format of the matrices."""
-    architecture, layers = checkpoint.architecture, []
-    for index in range(architecture.layers):
-        step(f"reading layer {index + 1} of {architecture.layers}")
-        layers.append(checkpoint.layer(index, weights))
-    step("reading the embedding")
-    return golden.TransformerModel(
-        shapes=tuple(architecture.layer(index) for index in range(architecture.layers)), layers=tuple(layers),
-        tensors=checkpoint.tensors(weights),
-        embed_scale=None if architecture.embed_scale == 1.0 else architecture.embed_scale)
+def streamed_bytes(model, caches, position):
+    """Bytes that a decode step at ``position`` cannot do without: every weight with its scales once, and the keys and
+    values up to that position with theirs once.
+
+    caches : golden KvCache of each layer
+    """
+    def size(arrays):
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    matrices = [weights[name] for shape, weights in zip(model.shapes, model.layers, strict=True)
+                for name in shape.matrix_shapes] + [model.tensors["lm_head"]]
+    weights = sum(matrix.nbytes if isinstance(matrix, np.ndarray) else size(matrix) for matrix in matrices)
+    return weights + sum(size((cache.k, cache.k_scale, cache.v, cache.v_scale))
+                         * min(position + 1, cache.slots) // cache.slots for cache in caches)
 
 
 class GoldenGenerator:
@@ -42,35 +44,27 @@ class GoldenGenerator:
     """
 
     def __init__(self, model, tables, *, context, slots, kv_format):
-        self._model, self._tables, self._context = model, tables, context
-        self._slots, self._kv_format = slots, kv_format
-        self.reset()
-
-    def reset(self):
-        """A new sequence."""
-        self.position, self.caches = 0, self._model.empty_caches(self._slots, self._kv_format)
+        self.model, self.context, self._tables = model, context, tables
+        self.position, self.caches = 0, model.empty_caches(slots, kv_format)
         self._logits = None
 
     async def prompt(self, tokens):
         """Take in tokens; returns the token chosen to follow them."""
-        vocab = len(self._model.tensors["embedding"])
-        if not len(tokens):
-            raise UserError("prompt: holds no token; give at least one")
-        for token in tokens:
-            if not 0 <= token < vocab:
-                raise UserError(f"token {token}: must be from 0 to {vocab - 1}, the model's vocabulary")
-        if self.position + len(tokens) > self._context:
-            raise ContextFull(f"position {self.position}: {len(tokens)} more tokens do not fit into the context of "
-                              f"{self._context}; compile the model for a larger context")
-        x = golden.final_states(self._model, self.caches, np.asarray(tokens), self.position, self._tables)
+        check_tokens(tokens, self.position, vocab=len(self.model.tensors["embedding"]), context=self.context)
+        x = golden.final_states(self.model, self.caches, np.asarray(tokens), self.position, self._tables)
         self.position += len(tokens)
-        rows = golden.logits(self._model, x[-1:])
+        rows = golden.logits(self.model, x[-1:])
         self._logits = rows[0]
         return int(vector.argmax_rows(rows)[0][0])
 
     async def next(self, token):
         """Take in one token; returns the one chosen to follow it."""
         return await self.prompt([token])
+
+    async def embedding(self, tokens, hidden):
+        """An encoder's vector for a whole sequence, float32 [hidden]."""
+        check_tokens(tokens, 0, vocab=len(self.model.tensors["embedding"]), context=self.context)
+        return golden.sentence_embedding(self.model, np.asarray(tokens), self._tables)[:hidden]
 
     async def logits(self):
         """Logits behind the last token taken in, float32 [vocab]."""
@@ -79,3 +73,95 @@ class GoldenGenerator:
     async def top_k(self, k):
         """The k best candidates to follow, best first: list of (token, logit)."""
         return best(self._logits, k)
+
+
+async def complete(generator, prompt, count, *, eos=None):
+    """Yield the tokens that follow the prompt, at most ``count``, each when it is there; ``eos`` is the last one.
+
+    Raises ContextError where the context ends before.
+    """
+    token = await generator.prompt(prompt)
+    for number in range(1, count + 1):
+        yield token
+        if number == count or token == eos:
+            return
+        token = await generator.next(token)
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """An accelerator that is watched: what it is asked the golden model is asked too, with the same tokens.
+
+    device : Generator, loaded
+    golden : GoldenGenerator
+    differences : list of str    what was not equal
+    tokens, words : int          compared: tokens chosen, words of logits and KV cache
+    """
+
+    device: object
+    golden: GoldenGenerator
+    differences: list = field(default_factory=list)
+    tokens: int = 0
+    words: int = 0
+
+    @property
+    def position(self):
+        return self.device.position
+
+    async def start(self):
+        """Fill the KV cache with noise, so that what is written beside its place or read too early shows."""
+        await self.device.fill_kv_cache(self._noise())
+
+    async def prompt(self, tokens):
+        return await self._both("prompt", tokens)
+
+    async def next(self, token):
+        return await self._both("next", token)
+
+    async def embedding(self, tokens, hidden):
+        got, expected = [await each.embedding(tokens, hidden) for each in (self.device, self.golden)]
+        self._compare("embedding", got, expected, "element")
+        return got
+
+    async def top_k(self, k):
+        return await self.device.top_k(k)
+
+    async def finish(self):
+        """Compare the whole KV cache."""
+        expected = self._noise()
+        for (layout, offset), cache in zip(self.device.compiled.caches, self.golden.caches, strict=True):
+            put_positions(expected[offset:offset + layout.size], layout, cache, range(self.position))
+        words, differ = differing_words(await self.device.kv_cache(), expected)
+        self.words += words
+        if differ:
+            at, got, wanted = differ[0]
+            self.differences.append(f"KV cache: {len(differ)} of {words} words differ, the first in {self._place(at)}: "
+                                    f"got {got:#010x}, expected {wanted:#010x}")
+
+    async def _both(self, name, argument):
+        got = await getattr(self.device, name)(argument)
+        expected = await getattr(self.golden, name)(argument)
+        behind = f"behind position {self.position - 1}"
+        self.tokens += 1
+        if got != expected:
+            self.differences.append(f"token {behind}: got {got}, expected {expected}")
+        self._compare(f"logits {behind}", await self.device.logits(), await self.golden.logits(), "token")
+        return got
+
+    def _compare(self, what, got, expected, element):
+        words, differ = differing_words(got, np.ascontiguousarray(expected, "<f4"))
+        self.words += words
+        if differ:
+            at, bits, right = differ[0]
+            self.differences.append(f"{what}: {len(differ)} of {words} differ, the first of {element} {at // 4}: got "
+                                    f"{bits:#010x}, expected {right:#010x}")
+
+    def _noise(self):
+        return np.random.default_rng(NOISE_SEED).integers(0, 256, self.device.compiled.kv_bytes, np.uint8)
+
+    def _place(self, at):
+        layer = max(i for i, (_, offset) in enumerate(self.device.compiled.caches) if offset <= at)
+        layout, offset = self.device.compiled.caches[layer]
+        within = at - offset
+        part = "keys" if within < layout.v_offset else "values" if within < layout.scale_offset else "scales of values"
+        return f"layer {layer}, {part}, byte {within:#x}"

@@ -1,5 +1,6 @@
-"""Driver of an accelerator: the same for simulation and boards, over a transport that reads and writes words and memory."""
+"""Driver of an accelerator: the same for simulation and boards, over a transport to its registers and memory."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,8 @@ from tilewright.hw.registers import ARGUMENTS, COUNTERS, IDENTITY, REGIONS, REGI
 
 from .errors import UserError
 
-__all__ = ["Driver", "Generator", "Region", "Step", "ProgramError", "ContextFull", "best"]
+__all__ = ["Driver", "Generator", "Region", "Step", "ProgramError", "ContextError", "best", "check_tokens",
+           "place_regions"]
 
 PAGE = 4096
 """Alignment of regions."""
@@ -109,18 +111,20 @@ def _lsb(register, field):
     return next(f.lsb for f in REGISTER_MAP[register].fields if f.name == field)
 
 
-class ContextFull(UserError):
+class ContextError(UserError):
     """There is no position left for a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One run of a program: ``kind`` 'prefill' or 'decode', its first position, its tokens, its counters by name."""
+    """One run of a program: ``kind`` 'prefill' or 'decode', its first position, its tokens, its counters by name, and
+    the seconds that it took the host."""
 
     kind: str
     position: int
     tokens: int
     counters: dict
+    seconds: float
 
 
 class Generator:
@@ -143,15 +147,9 @@ class Generator:
     """
 
     def __init__(self, transport, compiled, *, config_hash, base=0, step=lambda step: None):
-        if base % PAGE:
-            raise ValueError(f"base = {base:#x}: must be a multiple of {PAGE}")
         self.driver, self.compiled, self._transport = Driver(transport), compiled, transport
         self._config_hash, self._step = config_hash, step
-        self.regions = []
-        for size, writable in ((len(compiled.image), False), (compiled.kv_bytes, True), (compiled.io_bytes, True)):
-            self.regions.append(Region(base, size, writable))
-            base += -(-size // PAGE) * PAGE
-        self.memory_bytes = base
+        self.regions, _ = place_regions(compiled, base)
         self.reset()
 
     def reset(self):
@@ -193,28 +191,26 @@ class Generator:
         """The k best candidates to follow, best first: list of (token, logit)."""
         return best(await self.logits(), k)
 
+    async def fill_kv_cache(self, data):
+        """Write all of region 1."""
+        await self._transport.load(self.regions[1].base, data)
+
     async def kv_cache(self):
         """The whole of region 1, uint8."""
         region = self.regions[1]
         return np.frombuffer(await self._transport.fetch(region.base, region.size), np.uint8)
 
     def _check(self, tokens):
-        vocab, context = self.compiled.vocab, self.compiled.context
-        if not len(tokens):
-            raise UserError("prompt: holds no token; give at least one")
-        for token in tokens:
-            if not 0 <= token < vocab:
-                raise UserError(f"token {token}: must be from 0 to {vocab - 1}, the model's vocabulary")
-        if self.position + len(tokens) > context:
-            raise ContextFull(f"position {self.position}: {len(tokens)} more tokens do not fit into the context of "
-                              f"{context}; compile the model for a larger context")
+        check_tokens(tokens, self.position, vocab=self.compiled.vocab, context=self.compiled.context)
 
     async def _run(self, kind, program, tokens):
         io = self.regions[2].base + self.compiled.tokens
         await self._transport.load(io, np.asarray(tokens, "<u4").tobytes())
+        started = time.perf_counter()
         await self.driver.run(program, (self.position, len(tokens)))
+        seconds = time.perf_counter() - started
         self.steps.append(Step(kind=kind, position=self.position, tokens=len(tokens),
-                               counters=await self.driver.counters()))
+                               counters=await self.driver.counters(), seconds=seconds))
         self.position += len(tokens)
         self._step(self.steps[-1])
 
@@ -224,6 +220,29 @@ class Generator:
 
     async def _floats(self, offset, size):
         return np.frombuffer(await self._transport.fetch(self.regions[2].base + offset, size), "<f4")
+
+
+def place_regions(compiled, base=0):
+    """Regions of a CompiledModel, one behind the other from address ``base`` on, and the first address behind them."""
+    if base % PAGE:
+        raise ValueError(f"base = {base:#x}: must be a multiple of {PAGE}")
+    regions = []
+    for size, writable in ((len(compiled.image), False), (compiled.kv_bytes, True), (compiled.io_bytes, True)):
+        regions.append(Region(base, size, writable))
+        base += -(-size // PAGE) * PAGE
+    return regions, base
+
+
+def check_tokens(tokens, position, *, vocab, context):
+    """Raise UserError unless these tokens can be taken in at ``position``, ContextError if they are too many."""
+    if not len(tokens):
+        raise UserError("prompt: holds no token; give at least one")
+    for token in tokens:
+        if not 0 <= token < vocab:
+            raise UserError(f"token {token}: must be from 0 to {vocab - 1}, the model's vocabulary")
+    if position + len(tokens) > context:
+        raise ContextError(f"position {position}: {len(tokens)} more tokens do not fit into the context of {context}; "
+                           f"take a shorter prompt or a larger context")
 
 
 def best(logits, k):

@@ -1,0 +1,331 @@
+"""``tilewright complete`` and ``tilewright embed``: whole models, on the golden model or on simulated hardware."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilewright.gen.errors import UserError
+
+from .compile import (
+    ContextOption,
+    KvOption,
+    ModelArgument,
+    PresetOption,
+    SourceOption,
+    WeightsOption,
+    configuration_of,
+    kv_format,
+)
+from .generate import ConfigOption
+
+__all__ = ["register"]
+
+BACKENDS = ("golden", "sim")
+ENCODER = "all-minilm-l6-v2"
+
+BackendOption = Annotated[str, typer.Option("--backend", help="golden (bit-exact model) or sim (generated Verilog).")]
+CheckOption = Annotated[bool, typer.Option("--check", help="Run both back ends and compare every word.")]
+FolderOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for Verilog and builds.")]
+JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+BUILDS = Path("build/whole")
+
+
+def complete(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens, at most.")] = 64,
+    backend: BackendOption = "golden",
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    weights: WeightsOption = "file",
+    kv: KvOption = None,
+    context: ContextOption = None,
+    check: CheckOption = False,
+    top: Annotated[int, typer.Option(min=0, help="Keep so many best candidates of each token, for --json.")] = 0,
+    json_file: JsonFileOption = None,
+    source: SourceOption = None,
+    folder: FolderOption = BUILDS,
+):
+    """Complete a text with a model's most probable tokens; the text goes to standard output as it comes.
+
+    MODEL may also be the folder of a compiled model. --check compares each token, its logits and the final KV cache
+    with the golden model; exit code 1 if anything differs.
+    """
+    with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
+        package = job.open(context)
+        numbers = package.tokenizer.prompt(prompt)
+        if package.compiled.logits is None:
+            raise UserError(f"{model}: has no lm_head, so that it completes nothing; see tilewright embed")
+        report = job.run(lambda generator: _tell(job, generator, numbers, tokens, top))
+    report |= {"prompt": prompt, "prompt_tokens": numbers}
+    return job.finish(report, json_file)
+
+
+def embed(
+    text: Annotated[str, typer.Argument(help="Text to embed.")],
+    model: Annotated[str, typer.Option(help="An encoder, as for compile.")] = ENCODER,
+    backend: BackendOption = "golden",
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    weights: WeightsOption = "int8",
+    kv: KvOption = None,
+    check: CheckOption = False,
+    json_file: JsonFileOption = None,
+    source: SourceOption = None,
+    folder: FolderOption = BUILDS,
+):
+    """Print the embedding of a text by an encoder model, as a JSON list. --check compares both back ends."""
+    with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
+        numbers = job.checkpoint.tokenizer().prompt(text)
+        package = job.open(len(numbers))
+        if package.compiled.embedding is None:
+            raise UserError(f"{model}: is no encoder; see tilewright complete")
+        report = job.run(lambda generator: _embedding(generator, numbers, package.architecture.hidden))
+    typer.echo(json.dumps(report["embedding"]))
+    return job.finish(report | {"text": text, "tokens": numbers}, json_file)
+
+
+async def _tell(job, generator, prompt, count, top):
+    """Stream the text; what came of it, as a report."""
+    from tilewright.gen.completion import complete as completion
+    from tilewright.gen.driver import ContextError
+
+    tokenizer, chosen, candidates, text, end = job.package.tokenizer, [], [], "", None
+    stream = tokenizer.stream()
+    for token in prompt:
+        stream.put(token)
+    try:
+        async for token in completion(generator, prompt, count, eos=tokenizer.eos):
+            chosen.append(token)
+            if top:
+                candidates.append(await generator.top_k(top))
+            text += job.progress.show(stream.put(token))
+    except ContextError as error:
+        if not chosen:
+            raise
+        end = str(error)
+    text += job.progress.show(stream.finish())
+    return {"tokens": chosen, "text": text, "candidates": candidates, "end": end}
+
+
+async def _embedding(generator, numbers, hidden):
+    values = await generator.embedding(numbers, hidden)
+    return {"embedding": [float(value) for value in values]}
+
+
+class _Job:
+    """A model, opened and run on the back ends asked for."""
+
+    def __init__(self, model, backend, check, preset, config, weights, kv, source, folder):
+        if backend not in BACKENDS:
+            raise UserError(f"--backend {backend}: unknown; allowed are {', '.join(BACKENDS)}")
+        self.model, self.source, self.folder, self.check = model, source, folder, check
+        self.simulates, self.golden = backend == "sim" or check, backend == "golden" or check
+        self.weights, self.kv = weights, kv_format(weights, kv)
+        self.named = preset is not None or config is not None
+        self.config = configuration_of(preset, config)
+        self.progress = _Progress()
+        self.steps, self.seconds, self.differences, self.words = [], 0.0, [], 0
+
+    def __enter__(self):
+        from tilewright.gen.checkpoint import open_checkpoint
+        from tilewright.gen.package import is_package
+
+        self.progress.start("opening the model")
+        self.checkpoint = None if is_package(self.model) else open_checkpoint(self.model, self.source)
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def open(self, context):
+        """The ``Package``."""
+        from tilewright.gen.package import compile_package, read_package, whole_model
+
+        if self.checkpoint is None:
+            if self.golden:
+                raise UserError(f"{self.model}: a compiled model has no weights for the golden model; give the model "
+                                "itself, or --backend sim without --check")
+            self.package = read_package(self.model, self.config if self.named else None)
+        else:
+            self.whole = whole_model(self.checkpoint, self.weights, self.progress.update)
+            self.package = compile_package(
+                self.checkpoint, self.whole, self.config, name=Path(self.model).stem, weights=self.weights, kv=self.kv,
+                context=context, step=self.progress.update)
+        return self.package
+
+    def run(self, task):
+        """Report of the coroutine that ``task`` makes of a generator."""
+        import asyncio
+
+        from tilewright.gen.driver import Generator, place_regions
+        from tilewright.gen.simulation import simulated
+
+        if not self.simulates:
+            return asyncio.run(self._timed(task, self._golden()))
+        compiled, config = self.package.compiled, self.package.config
+        _, size = place_regions(compiled)
+        transport = simulated(config, size, self.folder, waiting=self._waiting, step=self.progress.update)
+        with transport:
+            device = Generator(transport, compiled, config_hash=config.sha256, step=self._step)
+            return asyncio.run(self._on_device(task, device))
+
+    async def _on_device(self, task, device):
+        from tilewright.gen.completion import Comparison
+
+        self.progress.update("loading the model")
+        await device.load()
+        self.progress.update("prefill")
+        if not self.check:
+            return await self._timed(task, device)
+        both = Comparison(device=device, golden=self._golden())
+        await both.start()
+        report = await self._timed(task, both)
+        if self.package.compiled.embedding is None:
+            await both.finish()
+        self.differences, self.words = both.differences, both.words
+        return report
+
+    async def _timed(self, task, generator):
+        started = time.perf_counter()
+        report = await task(generator)
+        self.seconds = time.perf_counter() - started
+        return report
+
+    def _golden(self):
+        from tilewright.gen.completion import GoldenGenerator
+        from tilewright.gen.functions import function_tables
+        from tilewright.sim.layer_run import golden_tables
+
+        compiled, config = self.package.compiled, self.package.config
+        return GoldenGenerator(self.whole, golden_tables(function_tables(config.functions)), context=compiled.context,
+                               slots=[layout.slots for layout, _ in compiled.caches], kv_format=self.package.kv)
+
+    def _waiting(self, cycles):
+        self.progress.update(f"{self._doing()}, {cycles:,} cycles")
+
+    def _doing(self):
+        return f"token {sum(step.kind == 'decode' for step in self.steps) + 2}" if self.steps else "prefill"
+
+    def _step(self, step):
+        self.steps.append(step)
+        self.progress.line(f"{step.kind} at {step.position}, tokens: {step.tokens}, "
+                           f"cycles: {step.counters['cycles']:,}")
+
+    def finish(self, report, json_file):
+        """Print the figures, write them; returns the exit code."""
+        package = self.package
+        report |= {
+            "model": package.model, "configuration": package.config.name, "config_hash": package.config.sha256,
+            "weights": package.weights, "kv": package.kv, "context": package.compiled.context,
+            "backend": "both" if self.check else "sim" if self.simulates else "golden", "seconds": self.seconds,
+            "steps": [asdict(step) for step in self.steps], **self._speed(),
+            "equal": not self.differences if self.check else None, "words_compared": self.words,
+            "differences": self.differences,
+        }
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(report, indent=2) + "\n")
+        self._show_figures(report)
+        return int(bool(self.differences))
+
+    def _speed(self):
+        """Cycles and rates of the simulated runs."""
+        if not self.steps:
+            return {}
+        decode = [step for step in self.steps if step.kind == "decode"]
+        cycles = sum(step.counters["cycles"] for step in decode)
+        total = sum(step.counters["cycles"] for step in self.steps)
+        return {"cycles": total, "prefill_cycles": total - cycles,
+                "cycles_per_token": cycles / len(decode) if decode else None,
+                "cycles_per_second": total / sum(step.seconds for step in self.steps)}
+
+    def _show_figures(self, report):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"{report['model']} on {report['configuration']}", show_header=False)
+        rows = [("weights, KV cache, context", f"{report['weights']}, {report['kv']}, {report['context']}"),
+                ("seconds", f"{report['seconds']:.1f}")]
+        if "cycles" in report:
+            rows.append(("cycles", f"{report['cycles']:,}, of them {report['prefill_cycles']:,} for the prompt"))
+            if report["cycles_per_token"] is not None:
+                rows.append(("cycles a token", f"{report['cycles_per_token']:,.0f}"))
+            rows.append(("simulation", f"{report['cycles_per_second']:,.0f} cycles a second"))
+        if report.get("end"):
+            rows.append(("ended early", report["end"]))
+        if self.check:
+            rows.append(("against the golden model", f"{len(self.differences)} differences" if self.differences else
+                         f"equal, {self.words:,} words compared"))
+        for row in rows:
+            table.add_row(*row)
+        console = Console(stderr=True)
+        console.print(table)
+        for line in self.differences:
+            console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+class _Progress:
+    """What is being done, on standard error; text as it comes, on standard output.
+
+    Where both are one terminal, the text grows in the lines that tell the progress, and is printed when they go.
+    """
+
+    def __init__(self):
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._terminal = self._console.is_terminal
+        self._one = self._terminal and sys.stdout.isatty()
+        self._text, self._doing, self._live = "", "", None
+
+    def start(self, doing):
+        from rich.live import Live
+
+        if self._terminal:
+            self._live = Live(console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+        self.update(doing)
+
+    def stop(self):
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._one:
+            sys.stdout.write(self._text)
+        if self._text:
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+
+    def update(self, doing):
+        """Tell what is being done."""
+        from rich.text import Text
+
+        self._doing = doing
+        if self._live is not None:
+            self._live.update(Text(f"{self._text}\n[{doing}]" if self._one and self._text else f"[{doing}]"))
+
+    def line(self, text):
+        """Tell that a step is done, where no terminal shows what is being done."""
+        if not self._terminal:
+            print(text, file=sys.stderr, flush=True)
+
+    def show(self, text):
+        """Print a piece of text; returns it."""
+        self._text += text
+        if not self._one:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        self.update(self._doing)
+        return text
+
+
+def register(app):
+    """Add the commands to ``app``."""
+    app.command()(complete)
+    app.command()(embed)
