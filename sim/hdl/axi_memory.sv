@@ -9,7 +9,9 @@
 //   write_latency    cycles from a last W handshake to its B handshake (at least 2)
 //   bandwidth        beats served in 256 cycles, R and W together; 0: no limit
 //   refresh_every    each so many cycles ...; 0: never
-//   refresh_cycles   ... no beat is served for so many cycles
+//   refresh_cycles   ... no beat is served for so many cycles, and all pages are closed
+//   page_bytes       of a DRAM page, a power of two; pages lie in 8 banks in turn, one open in each; 0: no pages
+//   page_miss        cycles that a read waits longer where its page is not open (bursts behind it do not wait twice)
 //   stall_ar .. stall_b  probability in 1/256 that the channel pauses in a cycle; at most 255
 //   seed             of the pauses; equal seeds give equal pauses in every simulator
 //   error_first, error_bytes  addresses that answer SLVERR and are not written
@@ -67,6 +69,8 @@ module axi_memory #(
     reg [31:0] bandwidth      /* verilator public_flat_rw */;
     reg [31:0] refresh_every  /* verilator public_flat_rw */;
     reg [31:0] refresh_cycles /* verilator public_flat_rw */;
+    reg [31:0] page_bytes     /* verilator public_flat_rw */;
+    reg [31:0] page_miss      /* verilator public_flat_rw */;
     reg [31:0] stall_ar       /* verilator public_flat_rw */;
     reg [31:0] stall_r        /* verilator public_flat_rw */;
     reg [31:0] stall_aw       /* verilator public_flat_rw */;
@@ -114,6 +118,8 @@ module axi_memory #(
         if (!$value$plusargs("bandwidth=%d", bandwidth)) bandwidth = 0;
         if (!$value$plusargs("refresh_every=%d", refresh_every)) refresh_every = 0;
         if (!$value$plusargs("refresh_cycles=%d", refresh_cycles)) refresh_cycles = 0;
+        if (!$value$plusargs("page_bytes=%d", page_bytes)) page_bytes = 0;
+        if (!$value$plusargs("page_miss=%d", page_miss)) page_miss = 0;
         if (!$value$plusargs("stall_ar=%d", stall_ar)) stall_ar = 0;
         if (!$value$plusargs("stall_r=%d", stall_r)) stall_r = 0;
         if (!$value$plusargs("stall_aw=%d", stall_aw)) stall_aw = 0;
@@ -200,6 +206,29 @@ module axi_memory #(
         beat_index = address >> BEAT_LOG;
     endfunction
 
+    // Pages: opened by the bursts that come in, closed by refresh and by other pages of their bank
+
+    wire read_taken = s_axi_arvalid && s_axi_arready;
+    wire write_taken = s_axi_awvalid && s_axi_awready;
+    reg [ADDR_WIDTH-1:0] open_page [0:7];
+    reg [7:0] is_open;
+    wire [ADDR_WIDTH-1:0] read_page = page_bytes == 0 ? 0 : s_axi_araddr / page_bytes;
+    wire [ADDR_WIDTH-1:0] write_page = page_bytes == 0 ? 0 : s_axi_awaddr / page_bytes;
+    wire read_misses = page_bytes != 0 && !(is_open[read_page[2:0]] && open_page[read_page[2:0]] == read_page);
+
+    always @(posedge clk) begin
+        if (rst || refreshing)
+            is_open <= 0;
+        if (!rst && write_taken) begin
+            open_page[write_page[2:0]] <= write_page;
+            is_open[write_page[2:0]] <= 1;
+        end
+        if (!rst && read_taken) begin
+            open_page[read_page[2:0]] <= read_page;
+            is_open[read_page[2:0]] <= 1;
+        end
+    end
+
     // Reads: bursts queue with the time from which they may be answered
 
     reg [ADDR_WIDTH-1:0] read_address [0:QUEUE-1];
@@ -214,7 +243,6 @@ module axi_memory #(
     assign s_axi_arready = !rst && read_count < QUEUE && noise_ar[15:8] >= stall_ar;
     assign read_served = !rst && read_count != 0 && now >= read_time[read_head] && serve && noise_r[15:8] >= stall_r
                          && (!s_axi_rvalid || s_axi_rready);
-    wire read_taken = s_axi_arvalid && s_axi_arready;
 
     always @(posedge clk) begin
         if (rst) begin
@@ -230,7 +258,7 @@ module axi_memory #(
             if (read_taken) begin
                 read_address[read_tail] <= s_axi_araddr;
                 read_length[read_tail] <= s_axi_arlen;
-                read_time[read_tail] <= now + read_latency - 1;
+                read_time[read_tail] <= now + read_latency - 1 + (read_misses ? page_miss : 0);
                 read_tail <= read_tail + 1;
             end
             if (s_axi_rready)
@@ -267,7 +295,6 @@ module axi_memory #(
     wire [1:0] write_now = response(write_at) | write_worst;
     assign s_axi_awready = !rst && write_count + result_count < QUEUE && noise_aw[15:8] >= stall_aw;
     assign s_axi_wready = !rst && write_count != 0 && serve && noise_w[15:8] >= stall_w;
-    wire write_taken = s_axi_awvalid && s_axi_awready;
     wire write_ended = write_served && write_last;
     wire result_sent = result_count != 0 && now >= write_time[result_head] && noise_b[15:8] >= stall_b
                        && (!s_axi_bvalid || s_axi_bready);

@@ -145,6 +145,22 @@ async def refresh(dut):
 
 
 @cocotb.test()
+async def pages(dut):
+    """A read waits longer where its page is not open: the first of a page, and after another page of the same bank."""
+    bench = Bench(dut)
+    await bench.start()
+    latency, page, miss = (int(os.environ[name]) for name in ("READ_LATENCY", "PAGE_BYTES", "PAGE_MISS"))
+    waits = []
+    for address in (0, 64, page, 64, page + 64, 8 * page, 0, page):   # page 8 lies in bank 0
+        await bench.read(address, bench.beat_bytes)
+        waits.append(bench.first[-1] - bench.seen["ar"][-1])
+    assert waits == [latency + wait for wait in (miss, 0, miss, 0, 0, miss, miss, 0)]
+    await bench.write(8 * page, bytes(bench.beat_bytes))
+    await bench.read(0, bench.beat_bytes)
+    assert bench.first[-1] - bench.seen["ar"][-1] == latency + miss
+
+
+@cocotb.test()
 async def pauses(dut):
     """Each channel pauses about as often as asked; the cycles are written down, to compare simulators."""
     bench = Bench(dut)

@@ -21,6 +21,7 @@ CASES = {
     "latency": {"read_latency": 40, "write_latency": 9},
     "bandwidth": {"bandwidth": 100, "read_latency": 10},
     "refresh": {"refresh_every": 100, "refresh_cycles": 13},
+    "pages": {"read_latency": 10, "page_bytes": 1024, "page_miss": 7},
     "pauses": {f"stall_{channel}": 96 for channel in ("ar", "r", "aw", "w", "b")},
     "errors": {"error_first": 0x4000, "error_bytes": 16},
 }
