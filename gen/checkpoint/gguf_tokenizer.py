@@ -41,7 +41,6 @@ def tokenizer_from_gguf(field, metadata, vocab):
         raise UserError(f"the vocabulary has {len(scores)} scores for {vocab} tokens")
     hidden = [i for i, token_type in enumerate(types) if token_type in (_UNKNOWN, CONTROL)]
     special = hidden + [i for i, token_type in enumerate(types) if token_type == USER_DEFINED]
-    return PieceTokenizer([token.replace("\u2581", " ").encode() for token in tokens], scores, special=special, hidden=hidden,
-                          **ends,
-                          space_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
+    return PieceTokenizer([token.replace("\u2581", " ").encode() for token in tokens], scores, special=special,
+                          hidden=hidden, **ends, space_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
                           begins=metadata.get("tokenizer.ggml.add_bos_token", True))
