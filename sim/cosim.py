@@ -135,8 +135,10 @@ def locked(path):
         yield
 
 
-def simulate(built, job, image, *, progress=None, waves=None):
-    """Run ``job`` on the build ``built`` with ``image`` (bytes) in memory; ``waves`` is the FST file to write.
+def simulate(built, job, image, *, progress=None, waves=None, record=None):
+    """Run ``job`` on the build ``built`` with ``image`` (bytes) in memory.
+
+    ``waves`` is the FST file to write, ``record`` the file for what ``trace.read_timeline`` reads.
 
     ``progress(done, label)`` is called several times a second with the runs finished and the label of the present one.
     """
@@ -150,6 +152,7 @@ def simulate(built, job, image, *, progress=None, waves=None):
     plusargs = [f"+{name}={value}" for name, value in job.memory.items()]
     plusargs += [f"+image={folder / 'image.bin'}", f"+dump={folder / 'dump.hex'}"]
     plusargs += [f"+dumpfile_path={folder / 'waves.fst'}"]  # Icarus; Verilator writes into the working folder
+    plusargs += [f"+trace={Path(record).resolve()}"] if record is not None else []
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(folder / "progress.json", job, progress, stop))
     if progress is not None:

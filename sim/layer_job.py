@@ -63,6 +63,11 @@ class LayerJob:
         return chunks + [Chunk(first + at, 1, True) for at in range(prefill, rows)]
 
     @property
+    def compiled(self):
+        """The CompiledLayer."""
+        return self._compiled
+
+    @property
     def memory_bytes(self):
         """Size of the memory that holds the job: the next power of two."""
         return 1 << (self.bytes - 1).bit_length()

@@ -12,6 +12,7 @@ from .golden.layer import dequantise_weights
 from .golden.reference import ReferenceCache
 from .golden.reference import decoder_layer as reference_layer
 from .layer_job import LayerJob
+from .trace import read_timeline
 
 __all__ = ["LayerReport", "run_layer", "macs_of", "golden_tables"]
 
@@ -47,7 +48,7 @@ def macs_of(shape, chunk):
 
 
 def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, simulator="verilator", waves=None,
-              step=lambda text: None, progress=None):
+              trace=None, step=lambda text: None, progress=None):
     """Compile, generate, build, simulate and compare one layer.
 
     Parameters
@@ -60,6 +61,7 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     folder : path                  for Verilog and builds; builds are kept and used again
     memory : dict                  settings of the memory model
     waves : path or None           FST file to write
+    trace : path or None           timeline to write, in Chrome's trace format
     step, progress : functions     told what is being done, and how far the simulation is
 
     Returns a LayerReport.
@@ -85,7 +87,11 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     built = build(config, verilog, folder, memory_bytes=job.memory_bytes, simulator=simulator, waves=waves is not None)
     build_seconds = time.perf_counter() - started
     step("simulating")
-    result = simulate(built, job.job(memory), job.image, progress=progress, waves=waves)
+    record = None if trace is None else folder / "trace.txt"
+    result = simulate(built, job.job(memory), job.image, progress=progress, waves=waves, record=record)
+    if trace is not None:
+        step("writing the timeline")
+        read_timeline(record, compiled.labels).write(trace, [run.label for run in job.job(memory).runs])
     step("comparing")
     report = LayerReport()
     words, differ = job.compare(result.memory)

@@ -34,14 +34,17 @@ class SimulatorTransport:
     ----------
     built : path           build folder
     memory : dict          settings of the memory model (plusargs of axi_memory)
+    record : path          file for what ``trace.read_timeline`` reads, complete once the simulator has ended
     waiting : function     told several times a second, during a wait, how many cycles it has lasted
 
     Raises SimulationError, one line that names the log, where the simulator does not start or ends early; its folder
     then stays.
     """
 
-    def __init__(self, built, *, memory=None, waiting=lambda cycles: None):
-        self._built, self._memory, self._waiting = Path(built).resolve(), memory or {}, waiting
+    def __init__(self, built, *, memory=None, record=None, waiting=lambda cycles: None):
+        self._built, self._memory, self._waiting = Path(built).resolve(), dict(memory or {}), waiting
+        if record is not None:
+            self._memory["trace"] = Path(record).resolve()
         self._connection = None
 
     def __enter__(self):

@@ -40,6 +40,7 @@ def run(
     simulator: Annotated[str, typer.Option(help="verilator or icarus")] = "verilator",
     latency: Annotated[int, typer.Option(min=2, help="memory latency in cycles")] = MEMORY["read_latency"],
     waves: Annotated[Path, typer.Option(help="write waveforms to this FST file")] = None,
+    trace: Annotated[Path, typer.Option(help="write a timeline to this file, for Perfetto or Chrome")] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="folder for Verilog and builds")] = Path("build/run"),
     json_file: Annotated[Path, typer.Option("--json", help="write the figures to this file")] = None,
 ):
@@ -60,7 +61,7 @@ def run(
     configuration = chosen(preset or (None if config else "medium"), config)
     checkpoint, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
     index = _layer_index(layers, checkpoint.architecture.layers)
-    for path, is_folder in ((json_file, False), (waves, False), (folder, True)):
+    for path, is_folder in ((json_file, False), (waves, False), (trace, False), (folder, True)):
         _check_writable(path, is_folder)
     console = Console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -74,7 +75,7 @@ def run(
             config=configuration, shape=LayerShape.of(checkpoint.architecture.layer(index)),
             weights=checkpoint.layer(index, "int8"), x=checkpoint.embedding(tokens),
             prefill=len(tokens) - new_tokens, context=context, folder=folder,
-            memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves,
+            memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves, trace=trace,
             step=lambda text: bars.update(task, description=text), progress=progress)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
