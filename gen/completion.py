@@ -110,7 +110,7 @@ class Comparison:
 
     async def start(self):
         """Fill the KV cache with noise, so that what is written beside its place or read too early shows."""
-        await self.device.fill_kv_cache(self._noise())
+        await self.device.fill_kv_cache(self._noise().tobytes())
 
     async def prompt(self, tokens):
         return await self._both("prompt", tokens)

@@ -28,7 +28,8 @@ __all__ = ["register"]
 BACKENDS = ("golden", "sim")
 ENCODER = "all-minilm-l6-v2"
 
-BackendOption = Annotated[str, typer.Option("--backend", help="golden (bit-exact model) or sim (generated Verilog).")]
+BackendOption = Annotated[str | None, typer.Option("--backend", help="golden (bit-exact model) or sim (generated "
+                                                                     "Verilog); default: golden, sim for a package.")]
 CheckOption = Annotated[bool, typer.Option("--check", help="Run both back ends and compare every word.")]
 FolderOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for Verilog and builds.")]
 JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
@@ -39,7 +40,7 @@ def complete(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="New tokens, at most.")] = 64,
-    backend: BackendOption = "golden",
+    backend: BackendOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     weights: WeightsOption = "file",
@@ -53,8 +54,8 @@ def complete(
 ):
     """Complete a text with a model's most probable tokens; the text goes to standard output as it comes.
 
-    MODEL may also be the folder of a compiled model. --check compares each token, its logits and the final KV cache
-    with the golden model; exit code 1 if anything differs.
+    MODEL may also be a package, the folder that tilewright compile wrote. --check compares each token, its logits and
+    the final KV cache with the golden model; exit code 1 if anything differs.
     """
     with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
         package = job.open(context)
@@ -69,7 +70,7 @@ def complete(
 def embed(
     text: Annotated[str, typer.Argument(help="Text to embed.")],
     model: Annotated[str, typer.Option(help="An encoder, as for compile.")] = ENCODER,
-    backend: BackendOption = "golden",
+    backend: BackendOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     weights: WeightsOption = "int8",
@@ -122,6 +123,10 @@ class _Job:
     """A model, opened and run on the back ends asked for."""
 
     def __init__(self, model, backend, check, preset, config, weights, kv, source, folder):
+        from tilewright.gen.package import is_package
+
+        if backend is None:
+            backend = "sim" if is_package(model) else "golden"
         if backend not in BACKENDS:
             raise UserError(f"--backend {backend}: unknown; allowed are {', '.join(BACKENDS)}")
         self.model, self.source, self.folder, self.check = model, source, folder, check
@@ -149,8 +154,8 @@ class _Job:
 
         if self.checkpoint is None:
             if self.golden:
-                raise UserError(f"{self.model}: a compiled model has no weights for the golden model; give the model "
-                                "itself, or --backend sim without --check")
+                raise UserError(f"{self.model}: a package has no weights for the golden model; give the model itself, "
+                                "or --backend sim without --check")
             self.package = read_package(self.model, self.config if self.named else None)
         else:
             self.whole = whole_model(self.checkpoint, self.weights, self.progress.update)
