@@ -33,6 +33,7 @@ class CompiledGemm:
     io_size : int            bytes of region 2
     macs : int               multiply-accumulates asked for
     peak : int               multiply-accumulates a cycle at peak
+    weight_beats : int       beats of the bus that hold the weights with their scales
     """
 
     image: bytes
@@ -44,6 +45,7 @@ class CompiledGemm:
     io_size: int
     macs: int
     peak: int
+    weight_beats: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ def compile_gemm(config, weights, *, rows):
     gemm = _Gemm(config, fmt, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
     program = image.add(gemm.build())
     return CompiledGemm(image=image.data, program=program, x=0, x_row_bytes=x_row, c=rows * x_row, c_row_bytes=c_row,
-                        io_size=rows * (x_row + c_row), macs=rows * n * k, peak=fmt.rows * fmt.outputs)
+                        io_size=rows * (x_row + c_row), macs=rows * n * k, peak=fmt.rows * fmt.outputs,
+                        weight_beats=fmt.tiles(n) * fmt.tile_bytes(k) // beat)
 
 
 class _Gemm:

@@ -11,8 +11,9 @@ from tilewright.gen.cli import main
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.functions import function_tables
 from tilewright.hw.registers import COUNTERS
-from tilewright.sim import benchmark
+from tilewright.sim import benchmark, benchmark_shapes
 from tilewright.sim.benchmark import Measurement, Workbench, gemm
+from tilewright.sim.benchmark_shapes import gemm_shapes, gemv_shapes, matrices
 from tilewright.sim.cosim import Result
 from tilewright.sim.machine import Machine
 
@@ -43,8 +44,32 @@ def machine(monkeypatch):
     monkeypatch.setattr(benchmark, "build_top", lambda config: None)  # Amaranth warns of what is never elaborated
     monkeypatch.setattr(benchmark, "emit", lambda *_, **__: None)
     monkeypatch.setattr(benchmark, "build", lambda config, *_, **__: config)
-    monkeypatch.setitem(benchmark.BENCHMARKS, "gemm-small", (lambda bench, _: gemm(bench, "micro", SIZE), "small"))
+    monkeypatch.setitem(benchmark.BENCHMARKS, "gemm-small", (lambda bench, _: gemm(bench, "micro", size=SIZE), "small"))
     return state
+
+
+def test_slices_of_ten_models():
+    """Every matrix of the ten models stands in one slice; a ragged last tile stays ragged."""
+    slices = matrices(4096, 16)
+    names = [name for each in slices.values() for name in each]
+    assert len(names) == len(set(names)) > 60
+    assert slices[1027, 4096] == ["orca-2-7b embedding", "orca-2-7b lm_head"]
+    assert "mistral-7b down_proj" in slices[1024, 4096] and "tinyllama-1.1b k_proj" in slices[256, 2048]
+    assert all(n <= 1039 and k <= 4096 for n, k in slices)
+
+
+@pytest.mark.parametrize("number_format", ["int8", "fp16"])
+def test_shapes(machine, tmp_path, monkeypatch, number_format):
+    monkeypatch.setattr(benchmark_shapes, "matrices", lambda *_: {(20, 64): ["a"], (9, 33): ["b"]})
+    bench, peak = workbench(tmp_path), 8 if number_format == "int8" else 4
+    *each, worst = gemm_shapes(Measurement, bench, "micro", number_format)
+    assert [figure.value for figure in each] == [8 * n * k / peak / 20_000 for n, k in ((20, 64), (9, 33))]
+    assert worst.value == each[1].value and worst.goal == 0.9 and worst.kind == "derived"
+    *each, worst, typical = gemv_shapes(Measurement, bench, "micro", number_format)
+    beats = [5 * (64 + 4), 3 * (33 + 4)] if number_format == "int8" else [10 * 64, 5 * 33]
+    assert [figure.value for figure in each] == [count / 20_000 for count in beats]
+    assert (worst.value, typical.value) == (beats[1] / 20_000, sum(beats) / 2 / 20_000)
+    assert not any(figure.problems for figure in each)
 
 
 def workbench(folder):
@@ -52,11 +77,11 @@ def workbench(folder):
 
 
 def test_share_of_peak(machine, tmp_path):
-    (figure,) = gemm(workbench(tmp_path), "micro", SIZE)
+    (figure,) = gemm(workbench(tmp_path), "micro", size=SIZE)
     assert figure.value == MACS / 8 / 20_000
     assert figure.met is False and not figure.problems
-    machine.cycles = int(MACS / 8 / 0.96)
-    (figure,) = gemm(workbench(tmp_path), "micro", SIZE)
+    machine.cycles = int(MACS / 8 / 0.996)
+    (figure,) = gemm(workbench(tmp_path), "micro", size=SIZE)
     assert figure.met is True
     assert figure.configuration == {"preset": "micro", "config_hash": load_preset("micro").sha256,
                                     "memory": {"read_latency": 40, "write_latency": 20}}
@@ -64,7 +89,7 @@ def test_share_of_peak(machine, tmp_path):
 
 def test_a_wrong_word_is_told(machine, tmp_path):
     machine.cycles, machine.broken = 1, 4
-    (figure,) = gemm(workbench(tmp_path), "micro", SIZE)
+    (figure,) = gemm(workbench(tmp_path), "micro", size=SIZE)
     assert figure.met is False
     assert figure.problems[0] == "words that differ: 1"
     assert figure.problems[1].startswith("C, row 16, column 52: got")
@@ -72,7 +97,7 @@ def test_a_wrong_word_is_told(machine, tmp_path):
 
 def test_an_error_is_told(machine, tmp_path):
     machine.error = ("WATCHDOG", 0x40)
-    (figure,) = gemm(workbench(tmp_path), "micro", SIZE)
+    (figure,) = gemm(workbench(tmp_path), "micro", size=SIZE)
     assert figure.problems == ("run 0: WATCHDOG at command offset 0x40",)
 
 
@@ -100,7 +125,7 @@ def test_command(machine, tmp_path, monkeypatch, capsys, broken, code):
     assert ("WRONG" in shown) == bool(broken)
     assert "20,000 cycles; matmul_busy 10.0%" in " ".join(shown.split())
     (entry,) = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert entry["met"] is False and entry["goal"] == 0.95 and entry["goal_is"] == "at least"
+    assert entry["met"] is False and entry["goal"] == 0.995 and entry["goal_is"] == "at least"
     assert entry["kind"] == "measured" and entry["counters"][0]["cycles"] == 20_000
 
 
@@ -133,7 +158,7 @@ def test_decode_counts_bytes_that_must_move(machine, tmp_path, smollm2):
 
 @pytest.mark.slow
 def test_gemm_on_hardware(tmp_path):
-    (figure,) = gemm(workbench(tmp_path), "micro", SIZE)
+    (figure,) = gemm(workbench(tmp_path), "micro", size=SIZE)
     assert not figure.problems
     assert 0.5 < figure.value < 1
     assert figure.counters[0]["matmul_busy"] >= MACS / 8

@@ -14,11 +14,12 @@ from tilewright.sim.golden import a8, matmul, weights
 from tilewright.sim.machine import Machine
 
 
-def run(config, m, k, n, *, seed=3):
+def run(config, m, k, n, *, fp16=False, seed=3):
     """Trace of the run, C and expected C as bit patterns."""
     print(f"seed {seed}")
     random = np.random.default_rng(seed)
-    x, w = random.normal(size=(m, k)).astype(np.float32), weights.quantise(random.normal(size=(n, k)))
+    x, w = random.normal(size=(m, k)).astype(np.float32), random.normal(size=(n, k))
+    w = w.astype(np.float16) if fp16 else weights.quantise(w)
     gemm = compile_gemm(config, w, rows=m)
     machine = Machine(config, function_tables(config.functions))
     machine.regions[0], machine.regions[2] = bytearray(gemm.image), bytearray(random.bytes(gemm.io_size))
@@ -26,13 +27,15 @@ def run(config, m, k, n, *, seed=3):
     io[gemm.x // 4:gemm.c // 4].reshape(m, -1)[:, :k] = x.view(np.uint32)
     machine.run(gemm.program)
     c = io[gemm.c // 4:].reshape(m, -1)[:, :n]
-    return machine.trace, c, matmul.linear(*a8.quantise(x), w.q, w.d).view(np.uint32)
+    expected = matmul.linear_fp16(x.astype(np.float16), w) if fp16 else matmul.linear(*a8.quantise(x), w.q, w.d)
+    return machine.trace, c, expected.view(np.uint32)
 
 
-@pytest.mark.parametrize("preset", ["micro", "small", "medium", "large"])
+@pytest.mark.parametrize("preset, fp16", [("micro", False), ("small", False), ("medium", False), ("large", False),
+                                          ("micro", True), ("medium", True)])
 @pytest.mark.parametrize("m, k, n", [(1, 32, 4), (17, 100, 53), (40, 33, 150)])
-def test_ragged(preset, m, k, n):
-    _, c, expected = run(load_preset(preset), m, k, n)
+def test_ragged(preset, fp16, m, k, n):
+    _, c, expected = run(load_preset(preset), m, k, n, fp16=fp16)
     np.testing.assert_array_equal(c, expected)
 
 
@@ -61,3 +64,8 @@ def test_benchmark_replays_tiles(preset):
 def test_refusals(preset, k, message):
     with pytest.raises(UserError, match=message):
         compile_gemm(load_preset(preset), weights.quantise(np.ones((4, k))), rows=4)
+
+
+def test_refuses_a_format_that_the_build_lacks():
+    with pytest.raises(UserError, match="small: weights in fp16 need it in formats"):
+        compile_gemm(load_preset("small"), np.ones((4, 32), np.float16), rows=4)
