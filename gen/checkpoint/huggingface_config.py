@@ -29,6 +29,13 @@ class _Config:
             raise UserError(f"config.json: {key} = {value!r}: must be of type {kind.__name__}")
         return value
 
+    def section(self, key):
+        """The object at a key; an empty one where there is none."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"config.json: {key} = {value!r}: must be an object")
+        return _Config(value or {})
+
     def only(self, **allowed):
         """Refuse a key with another value than the one that is supported."""
         for key, value in allowed.items():
@@ -45,11 +52,11 @@ class _Config:
         """RoPE's fields; the head dimension, the share of it that turns, theta and its scaling are read."""
         hidden, heads = self.sizes()
         head_dim = self.get("head_dim", int, hidden // heads)
-        values = _Config(self.values.get("rope_parameters") or {})  # since transformers 5
+        values = self.section("rope_parameters")  # since transformers 5
         theta = values.get("rope_theta", float, self.get(theta_key, float, 10000.0))
         share = values.get("partial_rotary_factor", float, self.get(share_key, float, share))
         return {"head_dim": head_dim, "rotary_dim": int(head_dim * share), "rope_theta": theta,
-                "rope_scaling": _scaling(self.values.get("rope_scaling") or values.values)}
+                "rope_scaling": _scaling(self.section("rope_scaling"), values)}
 
     def sizes(self, hidden="hidden_size", heads="num_attention_heads"):
         hidden, heads = self.get(hidden, int), self.get(heads, int)
@@ -66,8 +73,8 @@ class _Config:
                 "norm_eps": self.get(eps, float), "tied_embeddings": self.get("tie_word_embeddings", bool, tied)}
 
 
-def _scaling(values):
-    values = _Config(values)
+def _scaling(values, newer):
+    values = values if values.values else newer
     kind = values.get("rope_type", str, values.get("type", str, "default"))
     if kind == "default":
         return None
@@ -114,7 +121,7 @@ def _gemma(config):
 def _gemma3(config):
     config.only(attention_bias=False, hidden_activation="gelu_pytorch_tanh", attn_logit_softcapping=None,
                 final_logit_softcapping=None, use_bidirectional_attention=False)
-    by_kind = config.values.get("rope_parameters") or {}  # since transformers 5
+    by_kind = config.section("rope_parameters").values  # since transformers 5
     whole, local = (_Config({"rope_parameters": by_kind[kind], **_without_rope(config)}) if kind in by_kind else config
                     for kind in ("full_attention", "sliding_attention"))
     rope = whole.rope()
@@ -137,6 +144,8 @@ def _global_every(config):
     kinds = config.values.get("layer_types")
     if kinds is None:
         return every
+    if not isinstance(kinds, list):
+        raise UserError(f"config.json: layer_types = {kinds!r}: must be a list")
     every = kinds.index("full_attention") + 1 if "full_attention" in kinds else 0
     expected = ["full_attention" if every and (i + 1) % every == 0 else "sliding_attention" for i in range(len(kinds))]
     if kinds != expected:
@@ -165,7 +174,7 @@ def _bert(config):
 
 def _kosmos(config):
     tied = config.get("tie_word_embeddings", bool, True)
-    config = _Config(config.values.get("text_config") or config.values)
+    config = config.section("text_config") if "text_config" in config.values else config
     config.only(layernorm_embedding=False)
     hidden, heads = config.sizes("embed_dim", "attention_heads")
     return {"layers": config.get("layers", int), "hidden": hidden, "heads": heads, "kv_heads": heads,

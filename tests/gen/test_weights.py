@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tilewright.gen.errors import UserError
-from tilewright.gen.weights import check_finite, to_fp16, to_int8
-from tilewright.sim.golden.weights import quantise
+from tilewright.gen.weights import check_finite, to_fp16, to_int4, to_int8
+from tilewright.sim.golden.weights import quantise, quantise_int4
 
 SEED = 4711
 
@@ -23,7 +23,7 @@ def refusal(call, *args, **kwargs):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("function", [check_finite, to_fp16, to_int8])
+@pytest.mark.parametrize("function", [check_finite, to_fp16, to_int8, to_int4])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_first_element_that_is_not_finite(matrix, function, value):
     matrix[[3, 3, 39], [17, 43, 0]] = value
@@ -55,3 +55,11 @@ def test_q8_0(matrix):
     assert to_int8("up", matrix).d[5, 1] == 65504
     matrix[5, 43] = -127 * 65520.0
     assert refusal(to_int8, "up", matrix).startswith("tensor up[5, 43] = -8.32104e+06: is beyond 127 * 65504")
+
+
+def test_int4(matrix):
+    for got, expected in zip(to_int4("up", matrix), quantise_int4(matrix), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    matrix[5, 43] = -65520.0
+    assert refusal(to_int4, "up", matrix) == (
+        "tensor up: a block of 32 has values beyond an FP16 scale and minimum; take the format int8 for it")

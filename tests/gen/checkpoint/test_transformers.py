@@ -50,7 +50,8 @@ CASES = {
     "stablelm": ("StableLmConfig", "StableLmForCausalLM",
                  common(64, 4, 90) | {"num_key_value_heads": 2, "use_qkv_bias": True} | partial(0.25)),
     "stablelm-parallel": ("StableLmConfig", "StableLmForCausalLM",
-                          common(64, 4, 90) | {"num_key_value_heads": 4, "use_parallel_residual": True} | partial(0.25)),
+                          common(64, 4, 90) | {"num_key_value_heads": 4, "use_parallel_residual": True}
+                          | partial(0.25)),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", common(72, 3, 100) | partial(0.25)),
     "gpt_neox-sequential": ("GPTNeoXConfig", "GPTNeoXForCausalLM",
                             common(72, 3, 100) | {"use_parallel_residual": False} | partial(0.25)),

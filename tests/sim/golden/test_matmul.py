@@ -5,7 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tilewright.sim.golden.matmul import block_term, linear, linear_fp16
+from tilewright.sim.golden.matmul import block_term, linear, linear_fp16, linear_int4
+from tilewright.sim.golden.weights import Int4Matrix, dequantise
 
 SEED = 20
 
@@ -155,3 +156,47 @@ def test_linear_fp16_refusals():
         linear_fp16(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float16))
     with pytest.raises(ValueError, match="shapes do not fit"):
         linear_fp16(np.zeros((1, 2), np.float16), np.zeros((1, 3), np.float16))
+
+
+@pytest.mark.parametrize("k", [1, 8, 31, 32, 33, 172])
+@pytest.mark.parametrize("minimum", [False, True])
+def test_linear_int4_adds_scale_and_minimum_of_each_block(k, minimum):
+    rng = np.random.default_rng(SEED + k)
+    m, n, blocks = 3, 5, -(-k // 32)
+    q = rng.integers(-127, 128, (m, k)).astype(np.int8)
+    w = (rng.integers(0, 16, (n, k)) - (0 if minimum else 8)).astype(np.int8)
+    code = rng.integers(60, 110, (m, blocks)).astype(np.uint8)
+    d, least = (rng.normal(size=(n, blocks)).astype(np.float16) for _ in range(2))
+    expected = np.zeros((m, n), np.float32)
+    for r in range(m):
+        for c in range(n):
+            for b in range(blocks):
+                a, span = [int(x) for x in q[r, 32 * b:32 * b + 32]], w[c, 32 * b:32 * b + 32]
+                total = sum(x * int(y) for x, y in zip(a, span, strict=True))
+                expected[r, c] += _round(_exact(total, code[r, b], d[c, b]))
+                if minimum:
+                    expected[r, c] += _round(_exact(sum(a), code[r, b], least[c, b]))
+    got = linear_int4(q, code, Int4Matrix(w, d, least if minimum else None))
+    assert np.array_equal(got.view(np.uint32), expected.view(np.uint32))
+
+
+def test_linear_int4_without_minimum_is_linear():
+    rng = np.random.default_rng(SEED)
+    q, w = rng.integers(-127, 128, (4, 77)).astype(np.int8), rng.integers(-8, 8, (9, 77)).astype(np.int8)
+    code, d = rng.integers(0, 152, (4, 3)).astype(np.uint8), rng.normal(size=(9, 3)).astype(np.float16)
+    assert np.array_equal(linear_int4(q, code, Int4Matrix(w, d, None)), linear(q, code, w, d))
+    # float64 of what the matrices stand for
+    least = rng.normal(size=(9, 3)).astype(np.float16)
+    matrix = Int4Matrix((w + 8).astype(np.int8), d, least)
+    scales = np.repeat([[float(_exact(1, c, 1)) for c in row] for row in code], 32, axis=1)[:, :77]
+    expected = (q * scales) @ dequantise(matrix).astype(np.float64).T
+    np.testing.assert_allclose(linear_int4(q, code, matrix), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("change", [{"q": (4, 76)}, {"code": (4, 2)}, {"w": (9, 78)}, {"d": (9, 2)}, {"m": (8, 3)}])
+def test_linear_int4_refuses_shapes_that_do_not_fit(change):
+    sizes = {"q": (4, 77), "code": (4, 3), "w": (9, 77), "d": (9, 3), "m": (9, 3)} | change
+    q, code, w, d, m = (np.zeros(sizes[name], kind) for name, kind in (
+        ("q", np.int8), ("code", np.uint8), ("w", np.int8), ("d", np.float16), ("m", np.float16)))
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        linear_int4(q, code, Int4Matrix(w, d, m))

@@ -96,3 +96,51 @@ def test_refuses_what_has_no_scale(bad):
 def test_refuses_what_is_no_matrix(shape):
     with pytest.raises(ValueError, match="two dimensions"):
         weights.quantise(np.zeros(shape, np.float32))
+
+
+def expected_block_int4(block):
+    """One block of Q4_1 by Python scalars."""
+    least, greatest = float(min(block)), float(max(block))
+    d = fp16(float(np.float32(np.float32(greatest) - np.float32(least)) / np.float32(15)))
+    m = fp16(least)
+    q = [0 if d == 0 else max(0, min(15, round(float((np.float32(x) - np.float32(m)) / np.float32(d))))) for x in block]
+    return q, d, m
+
+
+@pytest.mark.parametrize("n, k", [(1, 1), (3, 31), (4, 32), (5, 33), (7, 172), (2, 576)])
+@pytest.mark.parametrize("magnitude, offset", [(1e-5, 0), (0.02, 0), (1.0, 7), (1.0, -7), (1e4, 0)])
+def test_int4_against_scalars(n, k, magnitude, offset):
+    print("seed", SEED)
+    rng = np.random.default_rng(SEED + k)
+    w = (rng.standard_normal((n, k)) * magnitude + offset).astype(np.float32)
+    w[-1, -1] = w[-1, 0]
+    q, d, m = matrix = weights.quantise_int4(w)
+    assert (q.dtype, d.dtype, m.dtype) == (np.int8, np.float16, np.float16)
+    assert (q.shape, d.shape, m.shape) == ((n, k), (n, -(-k // 32)), (n, -(-k // 32)))
+    values = weights.dequantise(matrix)
+    for row in range(n):
+        for block in range(d.shape[1]):
+            span = slice(32 * block, 32 * block + 32)
+            expected_q, expected_d, expected_m = expected_block_int4(w[row, span])
+            assert q[row, span].tolist() == expected_q
+            assert (float(d[row, block]), float(m[row, block])) == (expected_d, expected_m)
+            assert values[row, span].tolist() == [float(np.float32(x * expected_d + expected_m)) for x in expected_q]
+
+
+def test_int4_corners():
+    flat = weights.quantise_int4(np.full((2, 40), -3.5, np.float32))
+    assert not flat.q.any() and not flat.d.any() and (flat.m == -3.5).all()
+    for bad in (np.nan, np.inf, -np.inf, 1e6, -65520.0):
+        w = np.zeros((3, 33), np.float32)
+        w[1, 32] = bad
+        if bad == 1e6:
+            w[1, 32:] = 1e6  # one element: no range, but its minimum is beyond FP16
+        with pytest.raises(ValueError, match="beyond FP16"):
+            weights.quantise_int4(w)
+    with pytest.raises(ValueError, match="two dimensions"):
+        weights.quantise_int4(np.zeros(4))
+
+
+def test_q4_0_values():
+    matrix = weights.Int4Matrix(np.array([[-8, 7, 1]], np.int8), np.array([[0.5]], np.float16), None)
+    assert weights.dequantise(matrix).tolist() == [[-4.0, 3.5, 0.5]]
