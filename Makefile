@@ -9,6 +9,7 @@ WORKERS ?= 2
 EXTRAS ?= sim,test
 HISTORY := tests/synth/history.csv
 BUDGETS := tests/synth/budgets.toml
+PROMPT := The gray cat sat on the old stone wall and watched the rain fall over the quiet garden
 
 # Without Icarus its tests are left out, and said so.
 ICARUS := $(shell command -v iverilog)
@@ -16,18 +17,19 @@ ifeq ($(ICARUS),)
 LEFT_OUT := and not icarus
 endif
 
-.PHONY: help setup run test test-all bench synth docs soak lint clean left-out
+.PHONY: help setup run whole-model test test-all bench synth docs soak lint clean left-out
 
 help:
-	@echo "make setup     install into $(VENV)"
-	@echo "make run       generate, compile, simulate and compare a layer of a real model"
-	@echo "make test      lint and the quick tests"
-	@echo "make test-all  the slow tests and synthesis against the area budgets"
-	@echo "make bench     measure cycles and bandwidth of the presets"
-	@echo "make synth     area of units and presets on Lattice ECP5, against their budgets"
-	@echo "make docs      write docs/commands.md and docs/models.md anew"
-	@echo "make lint      ruff"
-	@echo "make clean     remove what was built, but not $(VENV)"
+	@echo "make setup        install into $(VENV)"
+	@echo "make run          generate, compile, simulate and compare a layer of a real model"
+	@echo "make whole-model  a whole model of 135 million parameters on the generated hardware"
+	@echo "make test         lint and the quick tests"
+	@echo "make test-all     the slow tests and synthesis against the area budgets"
+	@echo "make bench        measure cycles and bandwidth of the presets"
+	@echo "make synth        area of units and presets on Lattice ECP5, against their budgets"
+	@echo "make docs         write docs/commands.md and docs/models.md anew"
+	@echo "make lint         ruff"
+	@echo "make clean        remove what was built, but not $(VENV)"
 
 setup: $(STAMP)
 
@@ -40,6 +42,11 @@ $(STAMP): pyproject.toml
 run: $(STAMP)
 	mkdir -p build
 	$(BIN)/tilewright run --json build/run.json
+
+# About half an hour; 3 GB of memory.
+whole-model: $(STAMP)
+	$(BIN)/tilewright complete smollm2-135m --backend sim --check --weights int8 --context 128 --tokens 8 \
+		--prompt "$(PROMPT)" --json build/whole-model.json
 
 bench: $(STAMP)
 	$(BIN)/tilewright bench

@@ -70,6 +70,11 @@ class SimulatorTransport:
         if not isinstance(error, SimulationError):
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def pid(self):
+        """The process that leads the simulator's session."""
+        return self._process.pid
+
     async def read(self, offset):
         """Value of a 32-bit register."""
         return self._ask("read", offset)
