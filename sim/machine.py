@@ -26,11 +26,13 @@ from tilewright.hw.commands import (
 from tilewright.hw.config import BLOCK
 from tilewright.hw.registers import ARGUMENTS, REGIONS, ErrorCode
 from tilewright.sim.golden.functions import table_from
-from tilewright.sim.golden.matmul import linear, linear_fp16
+from tilewright.sim.golden.matmul import linear, linear_fp16, linear_int4
+from tilewright.sim.golden.weights import Int4Matrix
 
 from .hazards import Access, HazardError, HazardTracker, intervals
 from .transfers import transfer
 from .vector_unit import vector
+from .weight_tiles import Tiles, block_bytes, take_apart
 
 __all__ = ["Machine", "MachineError", "Issued", "UNIT_QUEUE"]
 
@@ -68,10 +70,13 @@ class _Tiles:
     """What a STREAM brought and MATMULs have not taken yet."""
 
     stream: int           # number of the STREAM
-    scaled: bool
-    weights: np.ndarray   # int8 [tiles, k, lanes]; FP16 are pairs of these
-    scales: np.ndarray    # float16 [tiles, blocks, lanes]
+    fields: dict          # of the STREAM
+    tiles: Tiles
     taken: int = 0
+
+    @property
+    def left(self):
+        return len(self.tiles.weights) - self.taken
 
 
 @dataclass
@@ -187,8 +192,7 @@ class Machine:
             self.fail(f"{len(self.stream)} STREAM commands are already ahead of their MATMUL: may dead-lock")
         beats = 0
         for tiles in self.stream:
-            left = tiles.weights[tiles.taken:]
-            beats += left.shape[0] * left.shape[1]
+            beats += tiles.left * tiles.tiles.beats
             if tiles.stream < self.hazards.finished[Unit.STREAM] and beats > self.config.prefetch_beats:
                 self.fail("waits for a STREAM that has no room in the prefetch buffer: dead-lock")
 
@@ -284,62 +288,63 @@ class Machine:
     # STREAM and MATMUL.
 
     def _stream(self, fields):
-        k, tiles, lanes = fields["k"], fields["tiles"], self.config.lanes
+        config, k, tiles = self.config, fields["k"], fields["tiles"]
         if not k or not tiles:
             self.fail(f"k = {k}, tiles = {tiles}", ErrorCode.BAD_FIELD)
-        if fields["offset"] % lanes or fields["tile_stride"] % lanes:
+        if fields["offset"] % config.bus_bytes or fields["tile_stride"] % config.bus_bytes:
             self.fail("offset and tile stride must be whole beats", ErrorCode.BAD_FIELD)
-        blocks = -(-k // BLOCK)
-        beats = k + (2 * blocks if fields["scaled"] else 0)
+        int4 = fields["format"] == Format.INT4
+        if (int4 and "int4" not in config.formats) or (fields["minimum"] and not (int4 and fields["scaled"])):
+            self._refuse_format(fields)
+        size = sum(block_bytes(fields, min(BLOCK, k - block), config)[1] for block in range(0, k, BLOCK))
         first = fields["offset"] + np.arange(tiles) * fields["tile_stride"]
-        access = self.memory(fields["region"], first, beats * lanes)
-        data = self.region(fields["region"])[first[:, None] + np.arange(beats * lanes)].reshape(tiles, beats, lanes)
-        if fields["scaled"]:
-            behind = np.minimum(np.arange(1, blocks + 1) * BLOCK, k) + 2 * np.arange(blocks)
-            is_scale = np.zeros(beats, bool)
-            is_scale[[behind, behind + 1]] = True
-            scales = np.ascontiguousarray(data[:, is_scale]).reshape(tiles, blocks, 2 * lanes).view("<f2")
-            data = data[:, ~is_scale]
-        else:
-            scales = np.ones((tiles, blocks, lanes), np.float16)
-        self.stream.append(_Tiles(self.hazards.issued[Unit.STREAM], bool(fields["scaled"]), data.view(np.int8), scales))
+        access = self.memory(fields["region"], first, size)
+        data = self.region(fields["region"])[first[:, None] + np.arange(size)]
+        self.stream.append(_Tiles(self.hazards.issued[Unit.STREAM], fields, take_apart(data, fields, config)))
         return [access]
 
-    def _take_tiles(self, count, k, scaled):
-        """The next ``count`` tiles of the stream: weights [count * lanes, k], scales [count * lanes, blocks]."""
-        weights, scales = [], []
+    def _refuse_format(self, fields):
+        self.fail(", ".join(f"{name} = {fields[name]}" for name in ("format", "scaled", "minimum"))
+                  + f" on a build with {', '.join(self.config.formats)}", ErrorCode.BAD_FIELD)
+
+    def _take_tiles(self, count, fields):
+        """The next ``count`` tiles of the stream for a MATMUL: weights [count * lanes, k], scales and minima
+        [count * lanes, blocks] or None; and the weight beats of a tile."""
+        parts = []
         while count:
             if not self.stream:
                 self.fail(f"MATMUL needs {count} tiles more than the STREAM commands before it brought")
             front = self.stream[0]
-            if front.weights.shape[1] != k or front.scaled != scaled:
-                self.fail(f"MATMUL with k = {k}, scaled = {scaled:d} meets a STREAM with k = {front.weights.shape[1]}, "
-                          f"scaled = {front.scaled:d}")
-            part = slice(front.taken, front.taken + count)
-            weights.append(front.weights[part])
-            scales.append(front.scales[part])
-            count -= len(weights[-1])
-            front.taken += len(weights[-1])
-            if front.taken == len(front.weights):
+            for name in ("k", "format", "scaled", "minimum"):
+                if front.fields[name] != fields[name]:
+                    self.fail(f"MATMUL with {name} = {fields[name]} meets a STREAM with {name} = {front.fields[name]}")
+            taken = slice(front.taken, front.taken + count)
+            parts.append([None if part is None else part[taken] for part in front.tiles[:3]])
+            count -= len(parts[-1][0])
+            front.taken += len(parts[-1][0])
+            if not front.left:
                 self.stream.popleft()
                 self.hazards.consumed(front.stream)
-        return [np.concatenate(part).transpose(0, 2, 1).reshape(-1, part[0].shape[1]) for part in (weights, scales)]
+        joined = [None if part[0] is None else np.concatenate(part).swapaxes(1, 2)
+                  for part in zip(*parts, strict=True)]
+        return [None if part is None else part.reshape(-1, part.shape[2]) for part in joined], front.tiles.beats
 
     def _matmul(self, fields):
         config, k, n, rows = self.config, fields["k"], fields["n"], fields["rows"]
-        half = fields["format"] == Format.FP16
+        half, int4 = (fields["format"] == each for each in (Format.FP16, Format.INT4))
         size, outputs = (config.fp16_rows, config.lanes // 2) if half else (config.rows, config.lanes)
         if not k or not n or not rows:
             self.fail(f"k = {k}, n = {n}, rows = {rows}", ErrorCode.BAD_FIELD)
-        if ("fp16" if half else "int8") not in config.formats or (half and fields["scaled"]):
-            self.fail(f"format = {Format(fields['format']).name}, scaled = {fields['scaled']} on a build with "
-                      f"{', '.join(config.formats)}", ErrorCode.BAD_FIELD)
-        if rows > size and k > config.prefetch_beats:
-            self.fail(f"{rows} rows replay tiles of {k} beats, the prefetch buffer holds {config.prefetch_beats}",
-                      ErrorCode.BAD_FIELD)
+        known = {Format[name.upper()] for name in config.formats}
+        if fields["format"] not in known or (fields["minimum"] and not int4) or (
+                fields["scaled"] and half) or (int4 and not fields["scaled"]):
+            self._refuse_format(fields)
         dest = fields["dest"] + np.arange(rows) * fields["dest_stride"] & 0xFFFF
         accesses = [self.scratch_access(dest, -(-n // config.group_words), write=True)]
-        weights, scales = self._take_tiles(-(-n // outputs), k, bool(fields["scaled"]))
+        (weights, scales, minima), beats = self._take_tiles(-(-n // outputs), fields)
+        if rows > size and beats > config.prefetch_beats:
+            self.fail(f"{rows} rows replay tiles of {beats} beats, the prefetch buffer holds {config.prefetch_beats}",
+                      ErrorCode.BAD_FIELD)
         if half:
             weights = _joined(weights.reshape(-1, outputs, 2, k)[:, :, 0], weights.reshape(-1, outputs, 2, k)[:, :, 1])
             weights = weights.reshape(-1, k)
@@ -349,15 +354,18 @@ class Machine:
             index = fields["activation"] + group * fields["group_stride"] & 0xFFFF
             columns = 2 * count if half else count
             accesses.append(self.activation_access(0, index, columns, k, write=False))
-            if (self.activation.written[:columns, index:index + k] != 1 + fields["format"]).any():
-                self.fail(f"{Format(fields['format']).name} activations from {index} are read, but were not all "
+            kind = Format.FP16 if half else Format.INT8
+            if (self.activation.written[:columns, index:index + k] != 1 + kind).any():
+                self.fail(f"{kind.name} activations from {index} are read, but were not all "
                           "written")
             q = self.activation.q[:columns, index:index + k]
             if half:
                 results.append(linear_fp16(_joined(q[0::2], q[1::2]), weights[:n]))
                 continue
             codes = self.activation.code[:count, index // BLOCK:-(-(index + k) // BLOCK)]
-            results.append(linear(q, codes, weights[:n], scales[:n] if fields["scaled"] else None))
+            d, m = (None if part is None else part[:n] for part in (scales, minima))
+            results.append(linear_int4(q, codes, Int4Matrix(weights[:n], d, m)) if int4
+                           else linear(q, codes, weights[:n], d))
         self.write_rows(dest, np.concatenate(results).view(np.uint32))
         return accesses
 

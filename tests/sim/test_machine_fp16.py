@@ -31,8 +31,8 @@ def activate(rows, k, *, target=0, half=1, **fields):
 
 
 def stream(k, tiles=1, **fields):
-    return command(Opcode.STREAM, **{"region": 0, "offset": 0x8000, "k": k, "tiles": tiles, "tile_stride": 8 * k}
-                   | fields)
+    return command(Opcode.STREAM, **{"region": 0, "offset": 0x8000, "k": k, "tiles": tiles, "tile_stride": 8 * k,
+                                    "format": Format.FP16} | fields)
 
 
 def multiply(k, n, **fields):
@@ -72,7 +72,7 @@ def test_int8_in_the_same_run(operands):
     """The same beats as 8 INT8 weights each, with A8 activations of four rows apart from the FP16 ones."""
     x, w, weights = operands
     m = run([*activate(2, 46), *activate(3, 46, target=256, half=0), stream(46), multiply(46, 4, rows=2, dest_stride=8),
-             stream(46), multiply(46, 8, rows=3, format=Format.INT8, activation=256, dest=400, dest_stride=8)],
+             stream(46, format=Format.INT8), multiply(46, 8, rows=3, format=Format.INT8, activation=256, dest=400, dest_stride=8)],
             x.tobytes(), weights)
     bytes_of_tile = np.frombuffer(weights, np.int8, 8 * 46).reshape(46, 8).T
     expected = matmul.linear(*a8.quantise(x), bytes_of_tile).view(np.uint32)
@@ -87,7 +87,7 @@ def test_int8_in_the_same_run(operands):
     ([stream(46), multiply(46, 4, activation=4064)], ErrorCode.ACTIVATION_RANGE, "indices 4064"),
     ([stream(46), multiply(46, 5)], None, "needs 1 tiles more"),
     ([stream(46), multiply(46, 4, rows=2)], None, "FP16 activations from 0 are read, but were not all written"),
-    ([stream(46), multiply(46, 4, format=Format.INT8)], None, "INT8 activations from 0 are read"),
+    ([stream(46, format=Format.INT8), multiply(46, 4, format=Format.INT8)], None, "INT8 activations from 0 are read"),
     ([*activate(1, 46, half=0), stream(46), multiply(46, 4)], None, "FP16 activations from 0 are read"),
     ([*activate(1, 46, half=0, target_stride=1), stream(46), multiply(46, 4)], None, "FP16 activations from 0"),
     ([stream(1500), multiply(1500, 4, rows=3)], ErrorCode.BAD_FIELD, "3 rows replay tiles of 1500 beats"),
