@@ -71,7 +71,7 @@ def summary(model, config=None):
         values["lacks"] = [lack._asdict() for lack in found]
         values["contexts"] = {} if any(lack.blocking for lack in found) else {
             name: dict(zip(("longest", "limit"), longest_context(config, a, name), strict=True))
-            for name in config.formats}
+            for name in config.operand_formats}
     return values
 
 

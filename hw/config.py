@@ -79,6 +79,11 @@ class AcceleratorConfig:
         return self.bus_width // 8
 
     @property
+    def operand_formats(self):
+        """Formats of activations and KV cache; INT4 weights go with INT8 ones."""
+        return tuple(name for name in self.formats if name != "int4")
+
+    @property
     def group_words(self):
         """FP32 words of a scratchpad group; a group is as wide as a beat."""
         return self.bus_width // 32

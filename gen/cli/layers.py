@@ -40,7 +40,7 @@ def layers(
             raise UserError(f"unknown model {name!r}; known: {', '.join(structures.REDUCED)}")
     text = _marked(readme)
     chosen_cases = list(structures.cases(models or structures.REDUCED, prefill=PREFILL, encoder_tokens=ENCODER_TOKENS,
-                                         formats=configuration.formats))
+                                         formats=configuration.operand_formats))
     console = Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("generating Verilog and building the simulation"):

@@ -92,7 +92,7 @@ def _show_all(found, configuration):
         sizes.add_column(column, justify="left" if column == "model" else "right")
     for column in ("model", *found[0]["structure"]):
         structures.add_column(column)
-    contexts = [f"context {name.upper()}" for name in configuration.formats]
+    contexts = [f"context {name.upper()}" for name in configuration.operand_formats]
     for column in ("model", "lacks", *contexts, "model's own"):
         lacking.add_column(column, justify="left" if column in ("model", "lacks") else "right")
     for values in found:
@@ -101,7 +101,7 @@ def _show_all(found, configuration):
         lacks = "\n".join(_to_add(lack) for lack in _lacks(values, blocking=True))
         lacking.add_row(values["name"], lacks or "[green]nothing[/]",
                         *(f"{values['contexts'][name]['longest']:,}" if values["contexts"] else ""
-                          for name in configuration.formats), f"{values['max_context']:,}")
+                          for name in configuration.operand_formats), f"{values['max_context']:,}")
     for table in (sizes, structures, lacking):
         console.print(table)
     for lack in _lacks(found[0], blocking=False):  # formats, the same for all

@@ -123,13 +123,13 @@ def plan_streams(b):
     for step in range(len(units) + ahead):
         _plan_queries(b, step)
         if step < len(units):
-            b.streams.plan(reads=[b.cached("k")], region=CACHE, scaled=b.kv.scaled, k=kv.head_dim,
+            b.streams.plan(reads=[b.cached("k")], region=CACHE, **b.kv.stream, k=kv.head_dim,
                            offset=b.place.cache + units[step].kv_head * kv.k_head_bytes,
                            tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
         if step >= ahead:
             unit = units[step - ahead]
             for _ in _passes(b, unit):
-                b.streams.plan(reads=[b.cached("v")], region=CACHE, k=b.used,
+                b.streams.plan(reads=[b.cached("v")], region=CACHE, **b.kv.unscaled_stream, k=b.used,
                                offset=b.place.cache + kv.v_offset + unit.kv_head * kv.v_head_bytes,
                                tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
 
@@ -186,8 +186,8 @@ def _scores(b, unit):
     if b.kv.scaled and unit.head % b.group == 0:
         b.load("scales", CACHE, b.place.cache + kv.scale_offset + unit.kv_head * kv.scale_head_bytes,
                count=b.scale_bytes, behind=_scale_groups(b, unit), reads=[b.cached("v_scale")])
-    b.streams.matmul(scaled=b.kv.scaled, k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=_query(b, unit),
-                     group_stride=span, dest=_score_place(b, unit), dest_stride=b.slot_groups, **b.kv.matmul)
+    b.streams.matmul(k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=_query(b, unit),
+                     group_stride=span, dest=_score_place(b, unit), dest_stride=b.slot_groups)
 
 
 def _mask(b):
@@ -220,7 +220,7 @@ def _weighted_sum(b, unit):
     for first, rows in _passes(b, unit):
         b.streams.matmul(k=b.used, n=b.shape.head_dim, rows=rows, group_stride=span,
                          activation=_probabilities(b, unit) + first // b.kv.rows * span,
-                         dest=unit.q + first * unit.stride, dest_stride=unit.stride, **b.kv.matmul)
+                         dest=unit.q + first * unit.stride, dest_stride=unit.stride)
 
 
 def _normalise(b, unit):

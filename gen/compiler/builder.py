@@ -34,6 +34,7 @@ class Place:
     """Where a layer's data lies in memory.
 
     constants : dict    offsets of constants and weights by name
+    formats : dict      MatrixFormat of the weights by name
     kv : KvLayout
     cache : int         offset of the layer's KV cache
     context : int       positions, at most
@@ -41,6 +42,7 @@ class Place:
     """
 
     constants: dict
+    formats: dict
     kv: KvLayout
     cache: int
     context: int
@@ -158,15 +160,15 @@ class LayerBuilder:
 
     def plan_weights(self, name, k, tiles, *, matmuls, skipped=0):
         """Plan the STREAM of weights that lie at the constant ``name``, ``skipped`` tiles behind its start."""
-        size = self.weights.tile_bytes(k)
-        self.streams.plan(matmuls=matmuls, region=CONSTANTS, scaled=self.weights.scaled,
+        weights = self.place.formats[name]
+        size = weights.tile_bytes(k)
+        self.streams.plan(matmuls=matmuls, region=CONSTANTS, **weights.stream,
                           offset=self.place.constants[name] + skipped * size, k=k, tiles=tiles, tile_stride=size)
 
     def project(self, k, n, *, activation, dest, dest_stride):
         """MATMUL of all tokens with weights."""
-        self.streams.matmul(scaled=self.weights.scaled, k=k, n=n, rows=self.tokens, dest=dest, dest_stride=dest_stride,
-                            activation=self.plan.activation[activation], group_stride=ceil_to(k, BLOCK),
-                            **self.weights.matmul)
+        self.streams.matmul(k=k, n=n, rows=self.tokens, dest=dest, dest_stride=dest_stride,
+                            activation=self.plan.activation[activation], group_stride=ceil_to(k, BLOCK))
 
     def add_bias(self, name, value, n, stride, rows=None):
         """Add a bias, if the layer has it, to each row of ``value`` in place."""

@@ -67,7 +67,7 @@ class _Plan:
 def _plan(config, fmt, k, n):
     """The plan that reads weights least often, quantising under the matmul where the buffer is deep enough."""
     depth, row = ceil_to(k, BLOCK), -(-k // config.group_words)
-    most = MOST_GROUPS if k <= config.prefetch_beats else 1
+    most = MOST_GROUPS if fmt.tile_beats(k) <= config.prefetch_beats else 1
     outputs, part = min(MOST_OUTPUTS, ceil_to(n, fmt.outputs)), max(1, fmt.rows // LOAD_PARTS)
     for slots in (2, 1):
         for groups in range(min(most, config.activation_depth // (slots * depth)), 0, -1):
@@ -87,19 +87,19 @@ def _plan(config, fmt, k, n):
 
 
 def compile_gemm(config, weights, *, rows):
-    """Compile a product of ``rows`` FP32 rows with ``weights``: INT8 (q int8 [n, k], d float16 [n, blocks]) or FP16
-    (float16 [n, k]).
+    """Compile a product of ``rows`` FP32 rows with ``weights``: INT8 or INT4 (q int8 [n, k], d float16 [n, blocks],
+    INT4 with m float16 [n, blocks] or None) or FP16 (float16 [n, k]).
 
     A set of row groups shares each weight tile; the next set is loaded and quantised, and results are stored, under the
     matmuls. The program is unrolled. Raises UserError where it does not fit.
     """
     fmt = MatrixFormat(config, format_of(weights))
-    if fmt.name not in config.formats:
-        raise UserError(f"{config.name}: weights in {fmt.name} need it in formats = {list(config.formats)}; add it")
+    if fmt.unit not in config.formats:
+        raise UserError(f"{config.name}: weights in {fmt.unit} need it in formats = {list(config.formats)}; add it")
     n, k = weights.shape if fmt.name == "fp16" else weights.q.shape
     plan, beat = _plan(config, fmt, k, n), config.bus_bytes
     image = Image()
-    tiles = image.add(tile_matrix(weights, config.lanes).tobytes(), align=WEIGHT_ALIGNMENT)
+    tiles = image.add(tile_matrix(weights, config).tobytes(), align=WEIGHT_ALIGNMENT)
     x_row, c_row = ceil_to(4 * k, beat), ceil_to(4 * n, beat)
     gemm = _Gemm(config, fmt, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
     program = image.add(gemm.build())
@@ -124,7 +124,7 @@ class _Gemm:
         """The program's bytes."""
         sets = self._sets()
         for _ in sets:
-            self.streams.plan(matmuls=len(self.chunks), region=0, scaled=self.format.scaled,
+            self.streams.plan(matmuls=len(self.chunks), region=0, **self.format.stream,
                               offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
                               tile_stride=self.format.tile_bytes(self.k))
         self.streams.pump()
@@ -181,7 +181,7 @@ class _Gemm:
         """Returns the scratchpad group of the results."""
         stride = -(-self.plan.chunk // self.config.group_words)
         place = self.c_base + (number * len(self.chunks) + chunk) % 2 * self.plan.groups * self.format.rows * stride
-        self.streams.matmul(scaled=self.format.scaled, **self.format.matmul, k=self.k, n=count, rows=rows,
+        self.streams.matmul(k=self.k, n=count, rows=rows,
                             activation=self._slot(number), group_stride=self.depth, dest=place, dest_stride=stride)
         return place
 

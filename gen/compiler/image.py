@@ -7,7 +7,7 @@ import numpy as np
 from tilewright.hw.config import BLOCK
 from tilewright.sim.golden.rope import interleaved_order, rope_tables
 
-from .formats import format_of, tile_matrix
+from .formats import stream_formats, tile_matrix
 from .plan import FFN_CHUNK, ceil_to
 
 __all__ = ["Image", "KvLayout", "pad_rows", "rope_rows", "layer_constants", "WEIGHT_ALIGNMENT"]
@@ -119,7 +119,7 @@ class KvLayout:
 
 
 def layer_constants(image, config, shape, weights, context, tables):
-    """Put a layer's constants and weights into ``image``; returns their offsets by name.
+    """Put a layer's constants and weights into ``image``; returns their offsets, and the weights' formats, by name.
 
     k_proj, v_proj and q_proj follow each other, and so do chunks of gate_proj and up_proj in turn: one STREAM each.
     ``tables`` maps RoPE's parameters to the offsets of tables that are there already, and grows.
@@ -130,10 +130,11 @@ def layer_constants(image, config, shape, weights, context, tables):
         matrix = weights[name]
         if name in ("q_proj", "k_proj"):
             matrix = _take(matrix, _over_heads(order, shape.matrix_shapes[name][0]))
-        return tile_matrix(matrix, config.lanes).tobytes()
+        return tile_matrix(matrix, config).tobytes()
 
+    formats = stream_formats(config, weights)
     up = [weights[name] for name in ("gate_proj", "up_proj") if name in weights]
-    chunks = [tile_matrix(_take(matrix, slice(first, first + FFN_CHUNK)), config.lanes).tobytes()
+    chunks = [tile_matrix(_take(matrix, slice(first, first + FFN_CHUNK)), config).tobytes()
               for first in range(0, shape.ffn, FFN_CHUNK) for matrix in up]
     offsets = {}
     for name, size in shape.vector_sizes.items():
@@ -149,12 +150,14 @@ def layer_constants(image, config, shape, weights, context, tables):
     for name, data in (("projections", b"".join(tiles(name) for name in ("k_proj", "v_proj", "q_proj"))),
                        ("o_proj", tiles("o_proj")), ("up", b"".join(chunks)), ("down_proj", tiles("down_proj"))):
         offsets[name] = image.add(data, align=WEIGHT_ALIGNMENT)
-    return offsets
+    return offsets, formats
 
 
 def _take(matrix, rows):
-    """Rows of a matrix of either format."""
-    return type(matrix)(matrix.q[rows], matrix.d[rows]) if format_of(matrix) == "int8" else matrix[rows]
+    """Rows of a matrix of any format."""
+    if isinstance(matrix, tuple):
+        return type(matrix)(*(None if part is None else part[rows] for part in matrix))
+    return matrix[rows]
 
 
 def _head_order(shape):

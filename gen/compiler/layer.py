@@ -6,7 +6,7 @@ from tilewright.hw.commands import Opcode
 
 from .assembler import Program
 from .builder import IO, LayerBuilder, Place
-from .formats import format_of
+from .formats import widest_format
 from .image import Image, KvLayout, layer_constants
 from .plan import ceil_to, plan_layer, slots_of
 from .streams import Streams
@@ -55,20 +55,21 @@ def compile_layer(config, shape, weights, *, context, kv_format="int8"):
     """Compile one layer for sequences of up to ``context`` positions.
 
     shape : any object with the attributes of ``sim.golden.shape.LayerShape``
-    weights : mapping of the names that ``shape`` gives to vectors (float32) and matrices, all INT8 (with q int8 [n, k]
-              and d float16 [n, blocks]) or all FP16 (float16 [n, k])
+    weights : mapping of the names that ``shape`` gives to vectors (float32) and matrices, all INT8 or INT4 (with q int8
+              [n, k] and d float16 [n, blocks]; INT4 with m float16 [n, blocks] or None) or all FP16 (float16 [n, k])
     kv_format : 'int8' or 'fp16'
 
     Raises UserError where the layer does not fit ``config``.
     """
-    formats = format_of(weights["q_proj"]), kv_format
+    formats = widest_format({name: weights[name] for name in shape.matrix_shapes}), kv_format
     plans = {decode: plan_layer(config, shape, context, formats=formats, decode=decode)
              for decode in ((False, True) if shape.causal else (False,))}
     prefill = plans[False]
     row_bytes = ceil_to(4 * shape.hidden, config.bus_bytes)
     output = prefill.tokens * row_bytes
     image = Image()
-    place = Place(constants=layer_constants(image, config, shape, weights, context, {}),
+    constants, weight_formats = layer_constants(image, config, shape, weights, context, {})
+    place = Place(constants=constants, formats=weight_formats,
                   kv=kv_layout(config, shape, context, prefill.kv), cache=0, context=context)
     offsets, labels = {}, {}
     for decode, plan in plans.items():

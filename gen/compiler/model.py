@@ -7,7 +7,7 @@ from tilewright.hw.commands import Dest, Element, Opcode, Operand, Reduce, Scala
 
 from .assembler import Dynamic, Program
 from .builder import CONSTANTS, IO, LayerBuilder, Place, fp32
-from .formats import format_of, tile_matrix
+from .formats import MatrixFormat, format_of, tile_matrix, widest_format
 from .image import WEIGHT_ALIGNMENT, Image, KvLayout, layer_constants, pad_rows
 from .layer import kv_layout
 from .plan import LOGITS, Ends, ceil_to, plan_layer
@@ -99,15 +99,15 @@ class _Compiler:
                          vocab=len(tensors["embedding"]) if "lm_head" in tensors else 0)
         # One plan serves all layers: that of the one with the largest cache.
         shape = min(model.shapes, key=lambda each: (each.window > 0, -each.window))
-        weights_format = format_of(tensors["lm_head"]) if "lm_head" in tensors else None
         self.first_layer = model.layers[0]
-        weights_format = weights_format or format_of(self.first_layer["q_proj"])
+        matrices = {name: self.first_layer[name] for name in shape.matrix_shapes}
+        weights_format = widest_format(matrices | {name: tensors[name] for name in ("lm_head",) if name in tensors})
         self.plans = {decode: plan_layer(config, shape, context, formats=(weights_format, kv_format), decode=decode,
                                          ends=self.ends)
                       for decode in ((False, True) if shape.causal else (False,))}
         self.hidden, self.row_bytes = shape.hidden, ceil_to(4 * shape.hidden, config.bus_bytes)
         self.io = self._io()
-        self.constants = {}
+        self.constants, self.formats = {}, {}
 
     def _io(self):
         """Layout of region 2."""
@@ -135,7 +135,8 @@ class _Compiler:
                 self.constants[name] = image.add(pad_rows(tensors[name][None], config).tobytes())
         if self.ends.vocab:
             step("placing lm_head")
-            self.constants["lm_head"] = image.add(tile_matrix(tensors["lm_head"], config.lanes).tobytes(),
+            self.formats["lm_head"] = MatrixFormat(config, format_of(tensors["lm_head"]))
+            self.constants["lm_head"] = image.add(tile_matrix(tensors["lm_head"], config).tobytes(),
                                                   align=WEIGHT_ALIGNMENT)
 
     def put_layers(self, image, step):
@@ -145,9 +146,9 @@ class _Compiler:
             step(f"placing layer {index + 1} of {len(self.model.shapes)}")
             weights = self.first_layer if index == 0 else self.model.layers[index]
             kv = kv_layout(self.config, shape, self.context, kv_format)
-            constants = layer_constants(image, self.config, shape, weights, self.context, tables)
-            places.append(Place(constants=constants | self.constants, kv=kv, cache=cache, context=self.context,
-                                name=f"{index} "))
+            constants, formats = layer_constants(image, self.config, shape, weights, self.context, tables)
+            places.append(Place(constants=constants | self.constants, formats=formats | self.formats, kv=kv,
+                                cache=cache, context=self.context, name=f"{index} "))
             cache += ceil_to(kv.size, WEIGHT_ALIGNMENT)
         return places
 
@@ -266,8 +267,8 @@ class _Entry:
         waiting = None
         for i, (first, count) in enumerate(self._pieces()):
             half = i % 2 * b.groups(min(self.compiler.ends.vocab, LOGITS))
-            self.streams.matmul(scaled=b.weights.scaled, k=hidden, n=count, rows=1, dest=at["logits"] + half,
-                                activation=self.plan.activation["h_head"], **b.weights.matmul)
+            self.streams.matmul(k=hidden, n=count, rows=1, dest=at["logits"] + half,
+                                activation=self.plan.activation["h_head"])
             self.streams.pump()
             if waiting:
                 self._take_logits(*waiting)

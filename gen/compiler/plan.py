@@ -264,9 +264,9 @@ def _token_counts(config, shape, slots, weights, kv, decode):
         return [1]
     most = config.rows if shape.causal else slots
     longest = max(shape.hidden, shape.heads * shape.head_dim, shape.ffn)
-    if longest > config.prefetch_beats:
+    if weights.tile_beats(longest) > config.prefetch_beats:
         most = min(most, weights.rows)
-    if max(slots, shape.head_dim) > config.prefetch_beats:
+    if kv.tile_beats(max(slots, shape.head_dim)) > config.prefetch_beats:
         most = min(most, kv.rows)
     if shape.causal:
         return range(most, 0, -1)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from tilewright.hw.config import BLOCK
 
+from .formats import unit_of
+
 __all__ = ["Lack", "functions_of", "layer_lacks", "lacks", "least_activation_depth", "power_of_two"]
 
 
@@ -53,8 +55,9 @@ def layer_lacks(config, layer, context, *, formats=("int8",)):
     formats : formats of weights and KV cache
     """
     for name in dict.fromkeys(formats):
-        if name not in config.formats:
-            yield Lack("formats", name, f"formats = {list(config.formats)}: the layer needs {name!r}; add it")
+        unit = unit_of(name)
+        if unit not in config.formats:
+            yield Lack("formats", unit, f"formats = {list(config.formats)}: the layer needs {unit!r}; add it")
     for name, part in functions_of(layer).items():
         if name not in config.functions:
             yield Lack("functions", name, f"functions = {list(config.functions)}: for its {part} the layer needs "
@@ -81,7 +84,7 @@ def lacks(config, architecture):
     context = min(architecture.max_context, config.max_context)
     layers = dict.fromkeys(architecture.layer(index) for index in range(architecture.layers))
     found = list(dict.fromkeys(lack for layer in layers
-                               for lack in layer_lacks(config, layer, context, formats=config.formats[:1])))
+                               for lack in layer_lacks(config, layer, context, formats=config.operand_formats[:1])))
     depth = max(least_activation_depth(layer) for layer in layers)
     if depth > config.activation_depth:
         found.append(Lack("activation_depth", power_of_two(depth),

@@ -8,6 +8,9 @@ from .assembler import STREAMS_AHEAD
 
 __all__ = ["Streams"]
 
+FORMAT = ("format", "scaled", "minimum")
+"""Fields that STREAM and MATMUL have in common, beside k."""
+
 
 class Streams:
     """STREAM commands in the order in which MATMULs take their data.
@@ -18,7 +21,7 @@ class Streams:
     def __init__(self, program):
         self._program = program
         self._planned = deque()
-        self._ahead = deque()  # MATMULs that still have to take data, for each STREAM issued
+        self._ahead = deque()  # for each STREAM issued the MATMULs that still have to take data, and its format
 
     def plan(self, *, matmuls=1, reads=(), **values):
         """Add a STREAM that the next ``matmuls`` MATMULs share; it takes the program's present label."""
@@ -30,14 +33,15 @@ class Streams:
             matmuls, label, reads, values = self._planned.popleft()
             with self._program.label(label):
                 self._program.emit(Opcode.STREAM, reads=reads, **values)
-            self._ahead.append(matmuls)
+            self._ahead.append([matmuls, {name: values[name] for name in FORMAT}])
 
     def matmul(self, **values):
-        """Issue a MATMUL that takes from the first STREAM not used up."""
+        """Issue a MATMUL that takes from the first STREAM not used up, in its format."""
         if not self._ahead:
             self.pump()
-        token = self._program.emit(Opcode.MATMUL, **values)
-        self._ahead[0] -= 1
-        if not self._ahead[0]:
+        stream = self._ahead[0]
+        token = self._program.emit(Opcode.MATMUL, **values, **stream[1])
+        stream[0] -= 1
+        if not stream[0]:
             self._ahead.popleft()
         return token

@@ -10,16 +10,16 @@ from tilewright.gen.configuration import load_preset
 from tilewright.gen.errors import UserError
 from tilewright.gen.functions import function_tables
 from tilewright.hw.commands import Unit
-from tilewright.sim.golden import a8, matmul, weights
+from tilewright.sim.golden import weights
+from tilewright.sim.golden.layer import linear
 from tilewright.sim.machine import Machine
 
 
-def run(config, m, k, n, *, fp16=False, seed=3):
+def run(config, m, k, n, *, seed=3, quantise=weights.quantise):
     """Trace of the run, C and expected C as bit patterns."""
     print(f"seed {seed}")
     random = np.random.default_rng(seed)
-    x, w = random.normal(size=(m, k)).astype(np.float32), random.normal(size=(n, k))
-    w = w.astype(np.float16) if fp16 else weights.quantise(w)
+    x, w = random.normal(size=(m, k)).astype(np.float32), quantise(random.normal(size=(n, k)))
     gemm = compile_gemm(config, w, rows=m)
     machine = Machine(config, function_tables(config.functions))
     machine.regions[0], machine.regions[2] = bytearray(gemm.image), bytearray(random.bytes(gemm.io_size))
@@ -27,15 +27,30 @@ def run(config, m, k, n, *, fp16=False, seed=3):
     io[gemm.x // 4:gemm.c // 4].reshape(m, -1)[:, :k] = x.view(np.uint32)
     machine.run(gemm.program)
     c = io[gemm.c // 4:].reshape(m, -1)[:, :n]
-    expected = matmul.linear_fp16(x.astype(np.float16), w) if fp16 else matmul.linear(*a8.quantise(x), w.q, w.d)
-    return machine.trace, c, expected.view(np.uint32)
+    return machine.trace, c, linear(x, w).view(np.uint32)
 
 
-@pytest.mark.parametrize("preset, fp16", [("micro", False), ("small", False), ("medium", False), ("large", False),
-                                          ("micro", True), ("medium", True)])
+@pytest.mark.parametrize("preset, quantise", [
+    ("micro", weights.quantise), ("small", weights.quantise), ("medium", weights.quantise),
+    ("large", weights.quantise), ("micro", np.float16), ("medium", np.float16)])
 @pytest.mark.parametrize("m, k, n", [(1, 32, 4), (17, 100, 53), (40, 33, 150)])
-def test_ragged(preset, fp16, m, k, n):
-    _, c, expected = run(load_preset(preset), m, k, n, fp16=fp16)
+def test_ragged(preset, quantise, m, k, n):
+    _, c, expected = run(load_preset(preset), m, k, n, quantise=quantise)
+    np.testing.assert_array_equal(c, expected)
+
+
+def q4_0(w):
+    """Without minima."""
+    d = (np.abs(w).max(-1, keepdims=True) / 8).astype(np.float16)
+    d = np.repeat(d, -(-w.shape[1] // 32), axis=1)
+    return weights.Int4Matrix(np.clip(np.rint(w / d[:, :1].astype(np.float32)), -8, 7).astype(np.int8), d, None)
+
+
+@pytest.mark.parametrize("preset", ["micro", "medium"])
+@pytest.mark.parametrize("quantise", [weights.quantise_int4, q4_0])
+@pytest.mark.parametrize("m, k, n", [(1, 33, 5), (40, 172, 53)])
+def test_int4(preset, quantise, m, k, n):
+    _, c, expected = run(load_preset(preset), m, k, n, quantise=quantise)
     np.testing.assert_array_equal(c, expected)
 
 

@@ -79,9 +79,13 @@ STRUCTURES = {
 
 FORMATS = [("int8", "int8"), ("fp16", "fp16"), ("int8", "fp16"), ("fp16", "int8")]
 
+INT4 = ["sandwich, q and k norm, window", "parallel, one norm, biases"]
 
-@pytest.mark.parametrize("formats", FORMATS, ids="-".join)
-@pytest.mark.parametrize("structure", STRUCTURES)
+
+@pytest.mark.parametrize("structure, formats", [
+    *((structure, formats) for structure in STRUCTURES for formats in FORMATS),
+    *((structure, ("int4", "int8")) for structure in INT4)],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value))
 @pytest.mark.parametrize("preset", ["micro", "medium"])
 def test_structures(layer_bench, preset, structure, formats):
     """Prefill in chunks, then decode, over the end of a window's ring."""

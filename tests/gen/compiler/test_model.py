@@ -22,7 +22,7 @@ VOCAB = 1037   # two pieces of lm_head and a ragged third
 
 
 def random_model(shapes, *, weights="int8", seed, ends=("final_norm", "lm_head"), positions=0, scale=None):
-    """A golden TransformerModel with random weights."""
+    """A golden TransformerModel with random weights; with INT4 layers lm_head is INT8."""
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     layers = []
@@ -51,7 +51,7 @@ def random_model(shapes, *, weights="int8", seed, ends=("final_norm", "lm_head")
 
 def _rounded(matrix, weights):
     from tilewright.sim.golden.weights import quantise
-    return quantise(matrix) if weights == "int8" else matrix.astype(np.float16)
+    return matrix.astype(np.float16) if weights == "fp16" else quantise(matrix)
 
 
 class Bench:
@@ -88,7 +88,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("preset", ["micro", "medium"])
-@pytest.mark.parametrize("weights, kv_format", [("int8", "int8"), ("fp16", "fp16")])
+@pytest.mark.parametrize("weights, kv_format", [("int8", "int8"), ("fp16", "fp16"), ("int4", "int8")])
 @pytest.mark.parametrize("shapes, options", [
     ((LLAMA, LLAMA), {}),
     ((GEMMA | {"window": 9, "rope_theta": 1e3}, GEMMA), {"scale": 8.0}),
