@@ -81,8 +81,9 @@ class PieceTokenizer(Tokenizer):
 
     def parameters(self):
         """What the constructor takes, by name."""
-        return {"pieces": self._pieces, "scores": self._scores, "special": sorted(self._special), "bos": self.bos,
-                "eos": self.eos, "space_prefix": self._space_prefix, "begins": self._begins}
+        return {"pieces": self._pieces, "scores": self._scores, "special": sorted(self._special),
+                "hidden": sorted(self._hidden - {None}), "bos": self.bos, "eos": self.eos,
+                "space_prefix": self._space_prefix, "begins": self._begins}
 
     def _characters(self, text):
         tokens = []

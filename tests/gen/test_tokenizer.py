@@ -1,9 +1,13 @@
+import json
 import re
 
 import pytest
+from tokenizers import Tokenizer as PackageModel
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from tilewright.gen.checkpoint.gguf_tokenizer import tokenizer_from_gguf
 from tilewright.gen.errors import UserError
+from tilewright.gen.tokenizer import byte_level_bpe, tokenizer_from_folder
 
 TEXTS = [
     "Hello world", "The year 2024, isn't it?  ok\n\n x", " leading", "trailing  ", "\t tabs\t\tand\r\nlines\n\n\n",
@@ -87,4 +91,106 @@ def test_refusals(smollm2, changed, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         tokenizer_from_gguf(lambda key: changed.get(key) or smollm2.field(key), smollm2.metadata | changed,
                             smollm2.architecture.vocab)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *UNICODE, "<|im_start|>user\nhi<|im_end|>\n"], ids=ascii)
+def test_stream(tokenizer, text):
+    """Token by token the text of all together; special tokens left out."""
+    for special in (True, False):
+        stream = tokenizer.stream(special)
+        pieces = [stream.put(token) for token in tokenizer.prompt(text)]
+        assert not any("\ufffd" in piece for piece in pieces)
+        assert "".join([*pieces, stream.finish()]) == tokenizer.decode(tokenizer.encode(text), special)
+    if special or "<|" not in text:
+        assert tokenizer.decode(tokenizer.prompt(text), special=False) == text
+
+
+def test_stream_waits_for_whole_characters(tokenizer):
+    tokens = tokenizer.encode("a🦜")
+    stream = tokenizer.stream()
+    assert [stream.put(token) for token in tokens] == ["a", *[""] * (len(tokens) - 2), "🦜"]
+    stream = tokenizer.stream()
+    assert "".join(map(stream.put, tokens[:-1])) == "a" and stream.finish() == "\ufffd"
+
+
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+CUTS = {
+    "gpt-2": ["It", "'s", " 12345", " days", "!", "\n\n", " x"],
+    "smollm": ["It", "'s", " ", "1", "2", "3", "4", "5", " days", "!", "\n\n", " x"],
+    "llama-bpe": ["It", "'s", " ", "123", "45", " days", "!\n\n", " x"],
+}
+
+
+@pytest.mark.parametrize("pre", CUTS)
+def test_pre_tokenizers(pre):
+    """Every word that any of them leaves whole is a token, so that tokens show where the text is cut."""
+    vocab, merges = list(BYTES), []
+    for word in sorted({word for words in CUTS.values() for word in words}):
+        spelt = "".join(chr(ord(c) + 0x100) if c in " \n" else c for c in word)
+        for end in range(2, len(spelt) + 1):
+            if spelt[:end] not in vocab:
+                vocab.append(spelt[:end])
+                merges.append(f"{spelt[:end - 1]} {spelt[end - 1]}")
+    tokenizer = byte_level_bpe(tokens=vocab, merges=merges, types=[1] * len(vocab), pre=pre, limit=len(vocab), bos=None,
+                               eos=None, begins=False)
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("It's 12345 days!\n\n x")] == CUTS[pre]
+
+
+def test_text_that_bytes_cannot_spell():
+    vocab = [byte for byte in BYTES if byte != "z"]
+    tokenizer = byte_level_bpe(tokens=vocab, merges=[], types=[1] * len(vocab), pre="gpt-2", limit=len(vocab), bos=None,
+                               eos=None, begins=False)
+    assert tokenizer.decode(tokenizer.encode("äb")) == "äb"
+    with pytest.raises(UserError, match="^text 'z': is not in the model's vocabulary; write it otherwise$"):
+        tokenizer.encode("abz")
+
+
+@pytest.fixture
+def word_pieces(tmp_path):
+    """A folder with a tokenizer like BERT's."""
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "par", "##rot", "sings", "!"]
+    model = PackageModel(models.WordPiece({word: i for i, word in enumerate(vocab)}, unk_token="[UNK]"))
+    model.normalizer, model.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    model.decoder = decoders.WordPiece()
+    model.add_special_tokens(vocab[:4])
+    model.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    model.enable_truncation(3)
+    model.enable_padding(length=12)
+    model.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_folder(word_pieces):
+    (word_pieces / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "[CLS]"}}))
+    (word_pieces / "config.json").write_text(json.dumps({"eos_token_id": [3, 7]}))
+    tokenizer = tokenizer_from_folder(word_pieces, limit=9)
+    assert tokenizer.encode("A parrot sings!") == [4, 5, 6, 7, 8]
+    assert tokenizer.prompt("A parrot sings!") == [2, 4, 5, 6, 7, 8, 3]
+    assert tokenizer.decode(tokenizer.prompt("A parrot sings!"), special=False) == "a parrot sings!"
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.vocab) == (2, 3, 9)
+    stream = tokenizer.stream()
+    assert [stream.put(token) for token in tokenizer.prompt("A parrot sings!")] == [
+        "", "a", " par", "rot", " sings", "!", ""]
+    assert tokenizer.encode("a [UNK]") == [4, 1]
+    for text, wrong in (("a cat!", "cat"), ("a 🦜", "🦜")):
+        with pytest.raises(UserError, match=f"^text '{wrong}': is not in the model's vocabulary"):
+            tokenizer.prompt(text)
+    with pytest.raises(UserError, match="text '!': is token 8, but the model's embedding has 8 rows"):
+        tokenizer_from_folder(word_pieces, limit=8).encode("a!")
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("tokenizer.json", None, "tokenizer.json: no such file; the tokenizer is missing"),
+    ("tokenizer.json", "{", "tokenizer.json: no tokenizer ("),
+    ("tokenizer_config.json", "{", "tokenizer_config.json: is no JSON ("),
+])
+def test_folder_refusals(word_pieces, name, content, message):
+    (word_pieces / name).unlink(missing_ok=True)
+    if content is not None:
+        (word_pieces / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        tokenizer_from_folder(word_pieces, limit=9)
     assert "\n" not in str(caught.value)
