@@ -3,25 +3,16 @@
 import numpy as np
 
 from .a8 import scale
-from .fp32 import add
+from .fp32 import NAN
 
-__all__ = ["BLOCK", "linear", "linear_int4", "block_term", "linear_fp16"]
+__all__ = ["BLOCK", "linear", "linear_int4", "linear_fp16"]
 
 BLOCK = 32
 """Reduction indices that share one scale."""
 
 
-def block_term(total, code, d):
-    """One block's FP32 term: total * (activation scale of ``code``) * d, exact, then rounded once.
-
-    ``total`` integer, ``code`` uint8 and ``d`` float16 broadcast against each other. The product has at most
-    20 + 3 + 11 significant bits, so float64 holds it exactly; its magnitude is zero or at least 2^-46, so nothing
-    is ever flushed.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = np.asarray(total, np.float64) * scale(code).astype(np.float64) * np.asarray(d, np.float64)
-        term = (product + 0.0).astype(np.float32)  # + 0.0: a zero sum times a negative scale is +0
-    return np.where(np.isnan(term), np.uint32(0x7FC00000).view(np.float32), term)
+ROWS_AT_ONCE, OUTPUTS_AT_ONCE = 64, 1 << 16
+"""Rows, and elements of an output, taken at a time, so that they stay in a cache."""
 
 
 def linear(q, code, w, d=None):
@@ -34,21 +25,7 @@ def linear(q, code, w, d=None):
     w : int8 [n, k]            weights
     d : float16 [n, blocks]    weight scales; None: each is 1
     """
-    q, code, w = np.asarray(q), np.asarray(code), np.asarray(w)
-    (m, k), n = q.shape, w.shape[0]
-    blocks = -(-k // BLOCK)
-    if w.shape[1] != k or code.shape != (m, blocks) or (d is not None and d.shape != (n, blocks)):
-        raise ValueError(f"shapes do not fit: q {q.shape}, code {code.shape}, w {w.shape}, "
-                         f"d {None if d is None else d.shape}")
-    # |block sum| < 2^19: float32 sums of products are exact in any order, and far faster than integer ones.
-    q, w = q.astype(np.float32), w.astype(np.float32)
-    acc = np.zeros((m, n), np.float32)
-    for block in range(blocks):
-        span = slice(block * BLOCK, (block + 1) * BLOCK)
-        total = q[:, span] @ w[:, span].T
-        column = np.float16(1) if d is None else d[:, block]
-        acc = add(acc, block_term(total, code[:, block, None], column))
-    return acc
+    return _block_sums(np.asarray(q), np.asarray(code), np.asarray(w), d, None)
 
 
 def linear_int4(q, code, w):
@@ -60,21 +37,48 @@ def linear_int4(q, code, w):
     code : uint8 [m, blocks]   their scale codes
     w : weights.Int4Matrix     [n, k]; where it has minima, each block adds a second term, q's sum times the minimum
     """
-    q, code = np.asarray(q), np.asarray(code)
-    (m, k), n = q.shape, len(w.q)
+    return _block_sums(np.asarray(q), np.asarray(code), w.q, w.d, w.m)
+
+
+def _block_sums(q, code, w, d, minimum):
+    (m, k), n = q.shape, len(w)
     blocks = -(-k // BLOCK)
-    if w.q.shape[1] != k or code.shape != (m, blocks) or any(
-            part is not None and part.shape != (n, blocks) for part in (w.d, w.m)):
-        raise ValueError(f"shapes do not fit: q {q.shape}, code {code.shape}, w {w.q.shape}, d {w.d.shape}, "
-                         f"m {None if w.m is None else w.m.shape}")
-    a, values = q.astype(np.float32), w.q.astype(np.float32)  # sums are exact, as in ``linear``
-    acc = np.zeros((m, n), np.float32)
-    for block in range(blocks):
+    if w.shape[1] != k or code.shape != (m, blocks) or any(
+            part is not None and part.shape != (n, blocks) for part in (d, minimum)):
+        raise ValueError(f"shapes do not fit: q {q.shape}, code {code.shape}, w {w.shape}, "
+                         f"d {None if d is None else d.shape}, m {None if minimum is None else minimum.shape}")
+    # A block's sum of q * w is below 2^19 and a scale has 3 bits, so float32 holds the sum times the scale, and each
+    # partial sum of it in any order: products with d or the minimum are the first to be rounded, once.
+    a = q.astype(np.float32) * np.repeat(scale(code), BLOCK, axis=1)[:, :k]
+    out = np.empty((m, n), np.float32)
+    rows = max(1, min(m, ROWS_AT_ONCE))
+    columns = OUTPUTS_AT_ONCE // rows
+    with np.errstate(invalid="ignore"):
+        for first in range(0, n, columns):
+            part = slice(first, first + columns)
+            values = w[part].astype(np.float32)
+            factors = [None if x is None else np.ascontiguousarray(x[part].T, np.float32) for x in (d, minimum)]
+            for row in range(0, m, rows):
+                out[row:row + rows, part] = _added_blocks(a[row:row + rows], values, *factors)
+    return np.where(np.isnan(out), NAN, out)
+
+
+def _added_blocks(a, w, d, minimum):
+    """The sum of all blocks' terms, float32 [m, n]; d and minimum are float32 [blocks, n].
+
+    Terms are multiples of 2^-48, or not finite, so that nothing is ever flushed; a zero term's sign has no effect, as
+    a sum that starts at +0 is never -0.
+    """
+    acc, term = np.zeros((len(a), len(w)), np.float32), np.empty((len(a), len(w)), np.float32)
+    for block in range(-(-a.shape[1] // BLOCK)):
         span = slice(block * BLOCK, (block + 1) * BLOCK)
-        column = code[:, block, None]
-        acc = add(acc, block_term(a[:, span] @ values[:, span].T, column, w.d[:, block]))
-        if w.m is not None:
-            acc = add(acc, block_term(a[:, span].sum(1, keepdims=True), column, w.m[:, block]))
+        np.matmul(a[:, span], w[:, span].T, out=term)
+        if d is not None:
+            term *= d[block]
+        acc += term
+        if minimum is not None:
+            np.multiply(a[:, span].sum(1, keepdims=True), minimum[block], out=term)
+            acc += term
     return acc
 
 

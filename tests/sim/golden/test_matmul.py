@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tilewright.sim.golden.matmul import block_term, linear, linear_fp16, linear_int4
+from tilewright.sim.golden.matmul import linear, linear_fp16, linear_int4
 from tilewright.sim.golden.weights import Int4Matrix, dequantise
 
 SEED = 20
@@ -23,23 +23,42 @@ def _exact(total, code, d):
         * Fraction(float(d))
 
 
-def test_block_term_is_the_exact_product_rounded_once():
+def test_a_term_is_the_exact_product_rounded_once():
     rng = np.random.default_rng(SEED)
-    total = rng.integers(-(1 << 19) + 1, 1 << 19, 3000)
-    code = rng.integers(0, 152, 3000).astype(np.uint8)
-    d = rng.integers(0, 1 << 16, 3000).astype(np.uint16).view(np.float16)
+    m, n = 40, 75
+    q, w = rng.integers(-127, 128, (m, 32)), rng.integers(-128, 128, (n, 32))
+    q[0], w[0], w[1] = 127, -128, 127
+    code = rng.permutation(152)[:m].astype(np.uint8)[:, None]
+    d = rng.integers(0, 1 << 16, (n, 1)).astype(np.uint16).view(np.float16)
     d = np.where(np.isfinite(d), d, np.float16(6e-8))
-    term = block_term(total, code, d)
-    expected = np.array([_round(_exact(*x)) for x in zip(total, code, d, strict=True)], np.float32)
-    assert np.array_equal(term.view(np.uint32), (expected + np.float32(0)).view(np.uint32))
+    got = linear(q.astype(np.int8), code, w.astype(np.int8), d)
+    expected = np.array([[_round(_exact(q[r] @ w[c], code[r, 0], d[c, 0])) for c in range(n)] for r in range(m)])
+    assert np.array_equal(got.view(np.uint32), (expected + np.float32(0)).view(np.uint32))
 
 
 @pytest.mark.parametrize(("total", "d", "bits"), [
     (0, -1.0, 0), (-3, -0.0, 0), (0, np.inf, 0x7FC00000), (-2, np.inf, 0xFF800000), (5, np.nan, 0x7FC00000),
     (0, -np.inf, 0x7FC00000),
 ])
-def test_block_term_corners(total, d, bits):
-    assert int(block_term(total, np.uint8(88), np.float16(d)).view(np.uint32)) == bits
+def test_corners_of_a_term(total, d, bits):
+    got = linear(np.array([[total]], np.int8), np.array([[88]], np.uint8), np.ones((1, 1), np.int8),
+                 np.array([[d]], np.float16))
+    assert int(got.view(np.uint32)[0, 0]) == bits
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 70001), (64, 1025), (129, 1030)])
+def test_large_products_equal_small_ones(m, n):
+    """What is taken in parts is the same as row by row, a few outputs at a time."""
+    rng = np.random.default_rng(SEED)
+    q, w = (rng.integers(-127, 128, (count, 40)).astype(np.int8) for count in (m, n))
+    code = rng.integers(0, 152, (m, 2)).astype(np.uint8)
+    d, minimum = rng.normal(size=(2, n, 2)).astype(np.float16)
+    whole = linear_int4(q, code, Int4Matrix(w, d, minimum))
+    for row in (0, m // 2, m - 1):
+        for first in (0, n // 2, n - 7):
+            part = slice(first, first + 7)
+            got = linear_int4(q[row:row + 1], code[row:row + 1], Int4Matrix(w[part], d[part], minimum[part]))
+            assert np.array_equal(got[0], whole[row, part])
 
 
 @pytest.mark.parametrize("k", [1, 8, 31, 32, 33, 172])
