@@ -33,9 +33,10 @@ def tokenizer_from_gguf(field, metadata, vocab):
         if number is not None and not 0 <= number < vocab:
             raise UserError(f"tokenizer.ggml.{name}_token_id = {number}: must be less than the vocabulary, {vocab}")
     if kind == "gpt2":
-        return byte_level_bpe(tokens=tokens, merges=field("tokenizer.ggml.merges"), types=types,
-                              pre=field("tokenizer.ggml.pre"), limit=vocab, **ends,
-                              begins=metadata.get("tokenizer.ggml.add_bos_token", False))
+        pre = field("tokenizer.ggml.pre")
+        begins = metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")  # as llama.cpp takes it
+        return byte_level_bpe(tokens=tokens, merges=field("tokenizer.ggml.merges"), types=types, pre=pre, limit=vocab,
+                              **ends, begins=begins)
     scores = field("tokenizer.ggml.scores")
     if len(scores) != vocab:
         raise UserError(f"the vocabulary has {len(scores)} scores for {vocab} tokens")

@@ -200,6 +200,20 @@ def test_bias_is_refused(tmp_path, tensors):
         GgufCheckpoint, write_file(tmp_path / "m.gguf", tensors))
 
 
+@pytest.mark.parametrize("kind", ["Q8_1", "I32"])
+def test_type_that_is_not_supported(tmp_path, tensors, kind):
+    kind = gguf.GGMLQuantizationType[kind]
+    path = tmp_path / "m.gguf"
+    write_file(path, tensors)
+    content = path.read_bytes()
+    name = b"blk.1.ffn_up.weight"
+    at = content.index(name) + len(name) + 4 + 2 * 8  # behind the number of dimensions and both of them
+    path.write_bytes(content[:at] + int(kind).to_bytes(4, "little") + content[at + 4:])
+    assert refusal(GgufCheckpoint, path) == (
+        f"{path}: tensor blk.1.ffn_up.weight is of type {kind.name}, which is not supported; convert the file to "
+        "another type, such as Q8_0")
+
+
 def test_missing_and_foreign_files(tmp_path):
     assert refusal(GgufCheckpoint, tmp_path / "none.gguf") == f"{tmp_path / 'none.gguf'}: no such file"
     (tmp_path / "text").write_text("Hello")
