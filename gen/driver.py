@@ -7,7 +7,7 @@ import numpy as np
 
 from tilewright.hw.registers import ARGUMENTS, COUNTERS, IDENTITY, REGIONS, REGISTER_MAP, VERSION, ErrorCode
 
-from .errors import UserError
+from .errors import ToolError, UserError
 
 __all__ = ["Driver", "Generator", "Region", "Step", "ProgramError", "ContextError", "best", "check_tokens",
            "place_regions"]
@@ -18,7 +18,7 @@ WATCHDOG = 1_000_000
 """Cycles without any progress until a program is stopped."""
 
 
-class ProgramError(Exception):
+class ProgramError(ToolError):
     """A program ended with an error; ``code`` is an ErrorCode, ``address`` the offset of the command in region 0."""
 
     def __init__(self, code, address):

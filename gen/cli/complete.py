@@ -1,7 +1,6 @@
 """``tilewright complete`` and ``tilewright embed``: whole models, on the golden model or on simulated hardware."""
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from .compile import (
     kv_format,
 )
 from .generate import ConfigOption
+from .run import check_writable
 
 __all__ = ["register"]
 
@@ -57,6 +57,7 @@ def complete(
     MODEL may also be a package, the folder that tilewright compile wrote. --check compares each token, its logits and
     the final KV cache with the golden model; exit code 1 if anything differs.
     """
+    check_writable(json_file, False)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
         package = job.open(context)
         numbers = package.tokenizer.prompt(prompt)
@@ -81,6 +82,7 @@ def embed(
     folder: FolderOption = BUILDS,
 ):
     """Print the embedding of a text by an encoder model, as a JSON list. --check compares both back ends."""
+    check_writable(json_file, False)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
         numbers = job.checkpoint.tokenizer().prompt(text)
         package = job.open(len(numbers))
@@ -125,6 +127,8 @@ class _Job:
     def __init__(self, model, backend, check, preset, config, weights, kv, source, folder):
         from tilewright.gen.package import is_package
 
+        from .progress import Progress
+
         if backend is None:
             backend = "sim" if is_package(model) else "golden"
         if backend not in BACKENDS:
@@ -134,7 +138,7 @@ class _Job:
         self.weights, self.kv = weights, kv_format(weights, kv)
         self.named = preset is not None or config is not None
         self.config = configuration_of(preset, config)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.steps, self.seconds, self.differences, self.words = [], 0.0, [], 0
 
     def __enter__(self):
@@ -248,7 +252,19 @@ class _Job:
         total = sum(step.counters["cycles"] for step in self.steps)
         return {"cycles": total, "prefill_cycles": total - cycles,
                 "cycles_per_token": cycles / len(decode) if decode else None,
+                "bandwidth_share": self._bandwidth_share(decode),
                 "cycles_per_second": total / sum(step.seconds for step in self.steps)}
+
+    def _bandwidth_share(self, decode):
+        """Of the bus's beats in decode, the share that the weights and the KV cache need at least; None where the
+        weights are not known."""
+        from tilewright.gen.completion import streamed_bytes
+
+        if not decode or self.checkpoint is None:
+            return None
+        slots = [layout.slots for layout, _ in self.package.compiled.caches]
+        needed = sum(streamed_bytes(self.whole, slots, self.package.kv, step.position) for step in decode)
+        return needed / (self.package.config.bus_bytes * sum(step.counters["cycles"] for step in decode))
 
     def _show_figures(self, report):
         from rich.console import Console
@@ -261,6 +277,8 @@ class _Job:
             rows.append(("cycles", f"{report['cycles']:,}, of them {report['prefill_cycles']:,} for the prompt"))
             if report["cycles_per_token"] is not None:
                 rows.append(("cycles a token", f"{report['cycles_per_token']:,.0f}"))
+            if report["bandwidth_share"] is not None:
+                rows.append(("weights and KV, share of the bus in decode", f"{report['bandwidth_share']:.1%}"))
             rows.append(("simulation", f"{report['cycles_per_second']:,.0f} cycles a second"))
         if report.get("end"):
             rows.append(("ended early", report["end"]))
@@ -273,61 +291,6 @@ class _Job:
         console.print(table)
         for line in self.differences:
             console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-class _Progress:
-    """What is being done, on standard error; text as it comes, on standard output.
-
-    Where both are one terminal, the text grows in the lines that tell the progress, and is printed when they go.
-    """
-
-    def __init__(self):
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-        self._terminal = self._console.is_terminal
-        self._one = self._terminal and sys.stdout.isatty()
-        self._text, self._doing, self._live = "", "", None
-
-    def start(self, doing):
-        from rich.live import Live
-
-        if self._terminal:
-            self._live = Live(console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
-            self._live.start()
-        self.update(doing)
-
-    def stop(self):
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-        if self._one:
-            sys.stdout.write(self._text)
-        if self._text:
-            sys.stdout.write("\n")
-        sys.stdout.flush()
-
-    def update(self, doing):
-        """Tell what is being done."""
-        from rich.text import Text
-
-        self._doing = doing
-        if self._live is not None:
-            self._live.update(Text(f"{self._text}\n[{doing}]" if self._one and self._text else f"[{doing}]"))
-
-    def line(self, text):
-        """Tell that a step is done, where no terminal shows what is being done."""
-        if not self._terminal:
-            print(text, file=sys.stderr, flush=True)
-
-    def show(self, text):
-        """Print a piece of text; returns it."""
-        self._text += text
-        if not self._one:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        self.update(self._doing)
-        return text
 
 
 def register(app):

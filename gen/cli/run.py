@@ -62,7 +62,7 @@ def run(
     checkpoint, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
     index = _layer_index(layers, checkpoint.architecture.layers)
     for path, is_folder in ((json_file, False), (waves, False), (trace, False), (folder, True)):
-        _check_writable(path, is_folder)
+        check_writable(path, is_folder)
     console = Console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                   TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -76,6 +76,7 @@ def run(
             weights=checkpoint.layer(index, "int8"), x=checkpoint.embedding(tokens),
             prefill=len(tokens) - new_tokens, context=context, folder=folder,
             memory=MEMORY | {"read_latency": latency}, simulator=simulator, waves=waves, trace=trace,
+            title=f"{model}, layer {index}",
             step=lambda text: bars.update(task, description=text), progress=progress)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def _layer_index(text, layers):
     return int(text)
 
 
-def _check_writable(path, is_folder):
+def check_writable(path, is_folder):
     """Raise UserError unless the file, or files in the folder, can be written; what is not there yet is not made."""
     if path is None:
         return

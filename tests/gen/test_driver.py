@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tilewright.gen.compiler.model import compile_model
-from tilewright.gen.completion import Comparison, GoldenGenerator, complete
+from tilewright.gen.completion import Comparison, GoldenGenerator, complete, streamed_bytes
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.driver import ContextError, Generator, ProgramError, best
 from tilewright.gen.errors import UserError
@@ -259,3 +259,10 @@ def test_best():
     logits = np.array([1, 3, -2, 3, 0], np.float32)
     assert best(logits, 3) == [(1, 3.0), (3, 3.0), (0, 1.0)]
     assert best(logits, 9)[-1] == (2, -2.0)
+
+
+def test_streamed_bytes(model):
+    """Two layers and lm_head in INT8 with a scale for each block of 32; K, V and their scales of each position."""
+    matrices = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 44) + VOCAB * 32
+    scales = 2 * 2 * (2 * 32 + 2 * 16 + 2 * 44 + 32 * 2) + 2 * VOCAB
+    assert streamed_bytes(model, [12, 4], "int8", 5) == matrices + scales + (6 + 4) * (16 + 2 + 16 + 4)
