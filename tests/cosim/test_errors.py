@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tilewright.hw.commands import COMMAND_BYTES, Dest, Opcode, encode
+from tilewright.hw.commands import COMMAND_BYTES, Dest, Opcode, ScalarOp, encode
 from tilewright.sim.cosim import Job, Run, simulate
 
 PROGRAM = 0x1000          # of the good program, in region 0
@@ -27,6 +27,10 @@ def store(**fields):
                                    "wait_load": 0} | fields)
 
 
+def read(offset, region=2):
+    return encode(Opcode.SCALAR, op=ScalarOp.READ, rd=1, region=region, immediate=offset)
+
+
 END = encode(Opcode.END)
 GOOD = commands(load(), store(), END)
 SCRATCH_BYTES = 4096  # of micro, at least
@@ -47,6 +51,9 @@ CASES = {
                                          target=0x8000), store(wait_vector=0), END), "ACTIVATION_RANGE", 1),
     "no such function": ((encode(Opcode.VECTOR, n=4, rows=1, function=15, dest=Dest.FP32), store(wait_vector=0), END),
                          "BAD_FIELD", 0),
+    "word outside": ((load(), read(REGION), store(), END), "READ_RANGE", 1),
+    "word of no region": ((load(), read(0, region=1), store(), END), "READ_RANGE", 1),
+    "word between words": ((load(), read(2), store(), END), "BAD_FIELD", 1),
     "matmul of nothing": ((encode(Opcode.MATMUL, k=0, n=8, rows=1), store(wait_matmul=0), END), "BAD_FIELD", 0),
 }
 
@@ -90,18 +97,20 @@ def test_error_in_icarus(built, case):
     check(built, "icarus", commands(*program), (code, BAD + COMMAND_BYTES * index))
 
 
-@pytest.mark.parametrize("channel", ["read", "write"])
+@pytest.mark.parametrize("channel", ["read", "word", "write"])
 def test_bus_error(built, channel):
-    """One beat in the middle of a transfer answers SLVERR."""
+    """One beat in the middle of a transfer, or of a single word, answers SLVERR."""
     at = 0x6000  # in region 2, where only the bad program goes
-    program = (load(offset=at), store(), END) if channel == "read" else (load(), store(offset=at), END)
+    program = {"read": (load(offset=at), store(), END), "word": (load(), read(at + BYTES // 2 + 4), store(), END),
+               "write": (load(), store(offset=at), END)}[channel]
     memory = {"error_first": REGION + at + BYTES // 2, "error_bytes": 16}
     config, folder = built("micro", "verilator")
     start = image(commands(*program))
     regions = ((0, REGION, False), (0, 0, False), (REGION, REGION, True))
     job = Job((Run(BAD, (), regions), Run(PROGRAM, (), regions)), (0, len(start)), int(config.sha256[:8], 16), memory)
     result = simulate(folder, job, start.tobytes())
-    assert result.errors == [(f"{channel.upper()}_RESPONSE", BAD + COMMAND_BYTES * (channel == "write")), None]
+    code = "WRITE_RESPONSE" if channel == "write" else "READ_RESPONSE"
+    assert result.errors == [(code, BAD + COMMAND_BYTES * (channel != "read")), None]
     outside = np.ones(len(start), bool)
     outside[REGION + at:REGION + at + BYTES] = False
     outside[REGION + TARGET:REGION + TARGET + BYTES] = False
@@ -115,7 +124,7 @@ def test_watchdog(built):
     check(built, "verilator", commands(*program), ("WATCHDOG", BAD + COMMAND_BYTES), watchdog=500)
 
 
-LONG = commands(load(), *[load(), store()] * 10, END)
+LONG = commands(load(), *[load(), store(), read(SOURCE)] * 10, END)
 JERKY = {"read_latency": 60, "stall_ar": 100, "stall_r": 100, "stall_aw": 100, "stall_w": 100, "stall_b": 100}
 
 

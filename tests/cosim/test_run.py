@@ -75,8 +75,10 @@ def log_of(line):
 def test_equal(tiny, command, monkeypatch, shared_build, tmp_path):
     monkeypatch.setattr("tilewright.sim.layer_run.build", shared_build)
     code, out, err = command("run", "--preset", "micro", "--layers", 1, "--context", 8, "--new-tokens", 1,
-                             "--json", tmp_path / "deep" / "run.json")
+                             "--json", tmp_path / "deep" / "run.json", "--trace", tmp_path / "deep" / "trace.json")
     assert (code, err) == (0, "")
+    names = {event["name"] for event in json.loads((tmp_path / "deep" / "trace.json").read_text())["traceEvents"]}
+    assert {"prefill at 0", "decode at 4", "attention", "down_proj"} <= names
     assert "equal" in out and "words differ" not in out and "layer 1, on micro" in out
     figures = json.loads((tmp_path / "deep" / "run.json").read_text())
     check_figures(figures, prefill=4, decode=1)
@@ -207,6 +209,7 @@ def test_mistakes(command, tmp_path, arguments, message):
     (["--output", "/proc/nowhere"], "/proc/nowhere: cannot be written: No such file or directory; choose another"),
     (["--json", "/proc/run.json"], "/proc/run.json: cannot be written"),
     (["--waves", "."], ".: cannot be written: Is a directory"),
+    (["--trace", "."], ".: cannot be written: Is a directory"),
 ])
 def test_mistakes_that_need_the_model(smollm2, command, tmp_path, arguments, message):
     assert message in refused(command("run", "--json", "run.json", *arguments))
