@@ -18,8 +18,8 @@ class ActivationBuffer(wiring.Component):
     The vector unit writes ``lanes`` consecutive indices of one row a cycle, the array reads one index of all rows. So
     there are ``lanes`` banks, index k in bank k mod lanes, each as wide as all columns and written by byte strobes.
 
-    Latency: ``delay`` cycles from an index or block to its data. Throughput: one index, one code and one write a cycle.
-    Flow control: none.
+    Latency: ``delay`` cycles from an index to its data, 2 with one bank and else 3; ``code_delay`` cycles from a block
+    to its code. Throughput: one index, one code and one write a cycle. Flow control: none.
 
     An index must not be written while a command that reads it is in work: what is read then is undefined.
 
@@ -39,7 +39,7 @@ class ActivationBuffer(wiring.Component):
     code : Out(8)                        its code
     """
 
-    delay = 2
+    code_delay = 2
 
     def __init__(self, *, rows, depth, lanes, fp16_rows=0):
         for name, value in (("rows", rows), ("fp16_rows", fp16_rows), ("depth", depth), ("lanes", lanes)):
@@ -52,6 +52,7 @@ class ActivationBuffer(wiring.Component):
             raise ValueError(f"depth must be a multiple of {BLOCK} and at least 2 * lanes = {2 * lanes}, not {depth}")
         self._rows, self._fp16_rows, self._depth, self._lanes = rows, fp16_rows, depth, lanes
         self._columns = max(rows, 2 * fp16_rows)
+        self.delay = 2 if lanes == 1 else 3
         super().__init__({
             "write": In(ActivationWrite(lanes=lanes, fp16=fp16_rows > 0)),
             "index": In(range(depth)), "data": Out(8 * self._columns),
@@ -89,10 +90,18 @@ class ActivationBuffer(wiring.Component):
                 read.addr.eq(self.index >> shift), read.en.eq(1),
             ]
             m.d.comb += write.en.eq(Mux(port.valid & ~port.fault & port.mask[lane], self._columns_of_row(), 0))
-            words.append(read.data)
-        bank_read = Signal(range(self._lanes), reset_less=True)
-        data = Signal(8 * self._columns, reset_less=True)
-        m.d.sync += [bank_read.eq(self.index[:shift]), data.eq(Array(words)[bank_read])]
+            word = Signal(8 * self._columns, reset_less=True, name=f"word_{lane}")
+            m.d.sync += word.eq(read.data)
+            words.append(word)
+        data = words[0]
+        if self._lanes > 1:  # a block RAM is slow: its word is registered before a bank is chosen
+            banks = [self.index[:shift]]
+            for stage in range(2):
+                bank_read = Signal(shift, reset_less=True, name=f"bank_{stage}")
+                m.d.sync += bank_read.eq(banks[-1])
+                banks.append(bank_read)
+            data = Signal(8 * self._columns, reset_less=True)
+            m.d.sync += data.eq(Array(words)[banks[-1]])
         m.d.comb += self.data.eq(data)
 
     def _columns_of_row(self):

@@ -36,7 +36,7 @@ class MatmulEngine(wiring.Component):
     prefetch buffer keeps up and results drain: (rows in use) * outputs / min(accumulate_lanes, group_words) cycles a
     tile. INT8, INT4: a block's 32 beats take no less than (rows in use) * lanes / accumulate_lanes steps, with a
     minimum twice as many. FP16: a tile's k beats take no less than 1 + (rows in use) * (lanes / 2) / (sums rounded a
-    cycle), 65 at most, nor than 7 cycles.
+    cycle), 65 at most, nor than 8 cycles.
 
     Errors: BAD_FIELD where k, n or rows is 0, ``activation`` or ``group_stride`` no multiple of 32, a format missing,
     FP16 with ``scaled``, INT4 without, ``minimum`` without INT4; ACTIVATION_RANGE where a row group's indices leave the
@@ -127,7 +127,7 @@ class MatmulEngine(wiring.Component):
             activations.index.eq(issue.index),
         ]
         beat = unpack.weights
-        for stage in range(ActivationBuffer.delay):
+        for stage in range(activations.delay):
             next_beat = Signal.like(beat, name=f"beat_{stage}", reset_less=True)
             m.d.sync += next_beat.eq(beat)
             beat = next_beat
@@ -135,7 +135,7 @@ class MatmulEngine(wiring.Component):
 
     def _build_array(self, m, array, valid, last, beat, activations):
         """Operands of an array; ``valid`` and ``last`` wait as the weights do."""
-        for stage in range(ActivationBuffer.delay):
+        for stage in range(activations.delay):
             next_valid, next_last = Signal(name=f"valid_{stage}"), Signal(name=f"last_{stage}")
             m.d.sync += [next_valid.eq(valid), next_last.eq(last)]
             valid, last = next_valid, next_last
@@ -149,7 +149,7 @@ class MatmulEngine(wiring.Component):
         weights = self.weights
         m.submodules.array = array = PeArray(**sizes, dsps=self._dsps, minimum=self._int4)
         m.submodules.accumulate = accumulate = BlockAccumulate(
-            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=ActivationBuffer.delay + PeArray.delay,
+            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=activations.delay + PeArray.delay,
             minimum=self._int4)
         self._build_array(m, array, issue.beat_take & ~issue.half, issue.block_end, beat, activations)
         m.d.comb += [
@@ -174,7 +174,7 @@ class MatmulEngine(wiring.Component):
         m.submodules.fp16_array = array = Fp16Array(**sizes, outputs=round_lanes)
         m.submodules.fp16_results = fp16 = Fp16Results(
             **sizes, round_lanes=round_lanes, outputs=outputs, results=results,
-            array_delay=ActivationBuffer.delay + Fp16Array.delay)
+            array_delay=activations.delay + Fp16Array.delay)
         tile_end = issue.tile_valid & issue.half
         self._build_array(m, array, issue.beat_take & issue.half, tile_end, beat, activations)
         m.d.comb += [
