@@ -134,6 +134,13 @@ class AcceleratorConfig:
                 yield f"{name} = {value}: must be a power of two from {low} to {high}; change {name}"
         if not 32 <= self.address_width <= 40:
             yield f"address_width = {self.address_width}: must be from 32 to 40; change address_width"
+        for field, known in (("functions", FUNCTIONS), ("formats", FORMATS)):
+            names = getattr(self, field)
+            for name in names:
+                if name not in known:
+                    yield f"{field} = {name!r}: unknown; allowed are {', '.join(known)}; change {field}"
+            if len(set(names)) != len(names):
+                yield f"{field} = {list(names)}: each may stand once; change {field}"
         yield from self._format_problems()
         if self.lanes * 8 != self.bus_width:
             yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8}, so that INT8 lanes eat one "
@@ -151,13 +158,6 @@ class AcceleratorConfig:
         if not 0 <= self.pe_dsps <= self.macs // 2:
             yield (f"pe_dsps = {self.pe_dsps}: must be from 0 to rows * lanes / 2 = {self.macs // 2}; "
                    f"change pe_dsps")
-        for field, known in (("functions", FUNCTIONS), ("formats", FORMATS)):
-            names = getattr(self, field)
-            for name in names:
-                if name not in known:
-                    yield f"{field} = {name!r}: unknown; allowed are {', '.join(known)}; change {field}"
-            if len(set(names)) != len(names):
-                yield f"{field} = {list(names)}: each may stand once; change {field}"
         if not 1 <= self.max_hidden <= self.activation_depth:
             yield (f"max_hidden = {self.max_hidden}: must be from 1 to activation_depth = {self.activation_depth}; "
                    f"change max_hidden or activation_depth")

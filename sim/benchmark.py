@@ -160,8 +160,8 @@ def gemm(bench, name, number_format="int8", size=None):
     compiled = compile_gemm(config, matrix, rows=m)
     result, problems = bench.run(name, GemmJob(config, compiled, x, matrix))
     yield Measurement(name=f"gemm-{number_format}-{name}-{m}x{k}x{n}", unit="of peak MACs",
-                      value=compiled.macs / compiled.peak / result.cycles, goal=GOALS["mac_share"], configuration=bench.preset(name).configuration,
-                      counters=result.counters, problems=problems)
+                      value=compiled.macs / compiled.peak / result.cycles, goal=GOALS["mac_share"],
+                      configuration=bench.preset(name).configuration, counters=result.counters, problems=problems)
 
 
 def decode(bench, name, contexts=CONTEXTS):

@@ -10,7 +10,9 @@ from tilewright.hw.config import AcceleratorConfig, ConfigError
 
 VALID = """
 name = "mine"
+formats = ["int8", "fp16"]
 rows = 2
+fp16_rows = 1
 lanes = 4
 bus_width = 32
 address_width = 32
@@ -32,33 +34,37 @@ def test_a_file_is_read(tmp_path):
     path.write_text(VALID)
     config = read_configuration(path)
     assert config == AcceleratorConfig(
-        name="mine", rows=2, lanes=4, bus_width=32, address_width=32, scratchpad_bytes=4096, activation_depth=256,
-        prefetch_beats=64, vector_lanes=1, accumulate_lanes=1, pe_dsps=4, functions=("exp", "rsqrt"), max_head_dim=64,
+        name="mine", formats=("int8", "fp16"), rows=2, fp16_rows=1, lanes=4, bus_width=32, address_width=32,
+        scratchpad_bytes=4096, activation_depth=256, prefetch_beats=64, vector_lanes=1, accumulate_lanes=1, pe_dsps=4, functions=("exp", "rsqrt"), max_head_dim=64,
         max_hidden=256, max_context=200)
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
-    ("rows = 2", "rows = 3", ("rows = 3", "power of two from 1 to 32", "change rows")),
-    ("rows = 2", "rows = 64", ("rows = 64", "power of two from 1 to 32")),
-    ("rows = 2", 'rows = "2"', ("rows = '2'", "must be int", "change rows")),
-    ("rows = 2", "rows = 2.0", ("rows = 2.0", "must be int")),
-    ("rows = 2", "rows = true", ("rows = True", "must be int")),
-    ("rows = 2", "", ("rows is missing", "add rows")),
-    ("rows = 2", "rows = 2\ncolumns = 3", ("columns = 3", "unknown", "allowed are name, rows")),
+    ("\nrows = 2", "\nrows = 3", ("rows = 3", "power of two from 1 to 32", "change rows")),
+    ("\nrows = 2", "\nrows = 64", ("rows = 64", "power of two from 1 to 32")),
+    ("\nrows = 2", '\nrows = "2"', ("rows = '2'", "must be int", "change rows")),
+    ("\nrows = 2", "\nrows = 2.0", ("rows = 2.0", "must be int")),
+    ("\nrows = 2", "\nrows = true", ("rows = True", "must be int")),
+    ("\nrows = 2", "\n", ("rows is missing", "add rows")),
+    ("\nrows = 2", "\nrows = 2\ncolumns = 3", ("columns = 3", "unknown", "allowed are name, formats")),
     ("lanes = 4", "lanes = 8", ("lanes = 8", "bus_width / 8 = 4", "change lanes or bus_width")),
     ("address_width = 32", "address_width = 64", ("address_width = 64", "from 32 to 40")),
     ("vector_lanes = 1", "vector_lanes = 2", ("vector_lanes = 2", "bus_width / 32 = 1")),
     ("accumulate_lanes = 1", "accumulate_lanes = 8", ("accumulate_lanes = 8", "at most lanes = 4")),
-    ("rows = 2", "rows = 32", ("accumulate_lanes = 1", "at least", "= 4", "change accumulate_lanes")),
+    ("\nrows = 2", "\nrows = 32", ("accumulate_lanes = 1", "at least", "= 4", "change accumulate_lanes")),
     ("pe_dsps = 4", "pe_dsps = 5", ("pe_dsps = 5", "from 0 to rows * lanes / 2 = 4")),
-    ('"rsqrt"', '"tanh"', ("functions = 'tanh'", "allowed are exp, silu, rsqrt, recip")),
+    ('"rsqrt"', '"sin"', ("functions = 'sin'", "allowed are exp, silu, rsqrt, recip")),
+    ('"fp16"', '"fp8"', ("formats = 'fp8'", "allowed are int8, fp16")),
+    ('formats = ["int8", "fp16"]', "formats = []", ("formats = []", "at least one of int8, fp16")),
+    ('formats = ["int8", "fp16"]', 'formats = ["fp16"]', ("pe_dsps = 4", "must be 0 without int8")),
+    ("fp16_rows = 1", "fp16_rows = 4", ("fp16_rows = 4", "power of two from 1 to rows = 2")),
     ('"rsqrt"', '"exp"', ("functions", "each may stand once")),
     ('functions = ["exp", "rsqrt"]', 'functions = "exp"', ("functions = 'exp'", "must be tuple")),
     ("max_hidden = 256", "max_hidden = 257", ("max_hidden = 257", "activation_depth = 256")),
     ("max_context = 200", "max_context = 0", ("max_context = 0", "from 1 to activation_depth = 256")),
     ('name = "mine"', 'name = "my chip"', ("name = 'my chip'", "letters, digits and _", "change name")),
     ('name = "mine"', "name = 7", ("name = 7", "must be str")),
-    ("rows = 2", "rows = ", ("not TOML",)),
+    ("\nrows = 2", "\nrows = ", ("not TOML",)),
 ])
 def test_refusals(old, new, words):
     assert old in VALID

@@ -101,7 +101,7 @@ def test_top_ports_are_flat(preset):
     assert ports["m_axi_wdata"] == {"name": "m_axi_wdata", "direction": "output", "width": config.bus_width}
     assert ports["m_axi_rdata"]["direction"] == "input"
     assert ports["s_axil_awvalid"]["direction"] == "input"
-    assert all(name in ("clk", "rst", "irq") or name.startswith(("m_axi_", "s_axil_")) for name in ports)
+    assert all(name in ("clk", "rst", "irq") or name.startswith(("m_axi_", "s_axil_", "trace_")) for name in ports)
 
 
 def tilewright(*arguments, cwd=None):
@@ -116,7 +116,7 @@ def tilewright(*arguments, cwd=None):
     (("generate", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
     (("generate", "--preset", "micro", "-o", "/proc/nowhere"), "cannot be written"),
     (("generate", "--wrong"), "No such option"),
-    (("synth", "nothing"), "target 'nothing': unknown; allowed are small_engine"),
+    (("synth", "nothing"), "target 'nothing': unknown; allowed are micro_engine, small_engine"),
     (("wrong",), "No such command"),
 ])
 def test_mistakes_are_one_line(arguments, message, tmp_path):

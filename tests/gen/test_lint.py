@@ -43,6 +43,7 @@ def documented_ports(config):
     channel("s_axil_r", "output", data=32, resp=2, valid=1, ready=1)
     channel("s_axil_w", "input", data=32, strb=4, valid=1, ready=1)
     channel("s_axil_b", "output", resp=2, valid=1, ready=1)
+    channel("trace_", "output", busy=1, command=1, waiting=1, address=32, begin=5, done=5)
     return ports
 
 
