@@ -24,13 +24,13 @@ def slot_layout(lanes):
 class SlotIssue(wiring.Component):
     """Sends the elements of a command into the lanes, ``lanes`` a cycle, as their operands arrive.
 
-    Rows follow each other without a gap, except where a reduction must first finish (its tail) or packed output needs
-    the write port. With SUM, slots come at most every ``reducer.interval`` cycles.
+    Rows follow each other without a gap, except where a maximum must first finish (its tail) or packed output needs the
+    write port. With SUM, slots come at most every ``reducer.interval`` cycles, and leave its tree's cycles free.
 
     Parameters
     ----------
     lanes, group_words : int    elements of a slot, words of a group
-    reducer : Reducer           states its tails and its interval
+    reducer : Reducer           states its tail, its interval, and the cycles of its trees
 
     Members
     -------
@@ -57,9 +57,10 @@ class SlotIssue(wiring.Component):
         rows, number = Signal(16), Signal(16 - self._lane_bits)  # number of the slot in its row
         wait = Signal(range(self._longest_wait() + 1))
 
+        hole, apart = self._spacing(m)
         group_end = Signal()
         m.d.comb += [
-            slot.valid.eq(self.busy & (groups != 0) & (wait == 0)),
+            slot.valid.eq(self.busy & (groups != 0) & (wait == 0) & ~hole & ~(slot.row_end & apart)),
             slot.row_end.eq(number == self.last[self._lane_bits:]),
             slot.keep.eq(self._mask(m, number) & Cat(~slot.row_end | (self._rest(self.last) >= lane)
                                                      for lane in range(self._lanes))),
@@ -128,14 +129,43 @@ class SlotIssue(wiring.Component):
         late = Cat(behind_first | (at_first & (lane >= self._rest(row.first))) for lane in range(self._lanes))
         return Mux(over_end, early | late, early & late)
 
+    def _spacing(self, m):
+        """Cycles without a slot, and those without a row's last one, since these would disturb the tree of a SUM."""
+        last = Signal()
+        m.d.comb += last.eq(self.slot.valid & self.slot.row_end & (self.command.reduce == Reduce.SUM))
+        ages = [last]  # cycles since the rows' last slots
+        for age in range(1, max(self._reducer.holes | self._reducer.apart) + 1):
+            later = Signal(name=f"age{age}")
+            m.d.sync += later.eq(ages[-1])
+            ages.append(later)
+        return (self._during(m, ages, self._reducer.holes, "hole"),
+                self._during(m, ages, self._reducer.apart, "apart"))
+
+    @staticmethod
+    def _during(m, ages, cycles, name):
+        """Whether any of ``ages`` in ``cycles`` is high: a flag for each run of these, as no run is longer than the
+        distance of two rows' last slots."""
+        flags = []
+        for end in (age for age in sorted(cycles) if age + 1 not in cycles):
+            begin = max(age for age in cycles if age <= end and age - 1 not in cycles)
+            if begin == end:
+                flags.append(ages[end])
+                continue
+            flag = Signal(name=f"{name}{begin}")
+            with m.If(ages[begin - 1]):
+                m.d.sync += flag.eq(1)
+            with m.Elif(ages[end]):
+                m.d.sync += flag.eq(0)
+            flags.append(flag)
+        return Cat(flags).any()
+
     def _longest_wait(self):
-        return max(self._reducer.tail_sum_short, self._reducer.tail_max, PACKED_GAP + 1)
+        return max(self._reducer.tail_max, self._reducer.interval, PACKED_GAP + 1)
 
     def _row_wait(self):
         """Idle cycles after a row's last slot."""
         reducer, command = self._reducer, self.command
-        tail_sum = Mux(command.n < 32, reducer.tail_sum_short - 1, reducer.tail_sum - 1)
-        tail_max = max(reducer.tail_max - 1, PACKED_GAP)
-        return Mux(command.reduce == Reduce.SUM, tail_sum,
-                   Mux(command.reduce != Reduce.NONE, tail_max,
-                       Mux(command.dest == Dest.PACKED, PACKED_GAP, 0)))
+        maximum = (command.reduce == Reduce.MAX) | (command.reduce == Reduce.ARGMAX)
+        longest = max(reducer.tail_max - 1, PACKED_GAP)
+        return Mux(maximum, longest, Mux(command.dest == Dest.PACKED, PACKED_GAP,
+                                         Mux(command.reduce == Reduce.SUM, reducer.interval - 1, 0)))
