@@ -12,7 +12,9 @@ from .golden.layer import dequantise_weights
 from .golden.reference import ReferenceCache
 from .golden.reference import decoder_layer as reference_layer
 from .layer_job import LayerJob
+from .report import describe
 from .trace import read_timeline
+from .workload import work_of
 
 __all__ = ["LayerReport", "run_layer", "macs_of", "golden_tables"]
 
@@ -48,7 +50,7 @@ def macs_of(shape, chunk):
 
 
 def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, simulator="verilator", waves=None,
-              trace=None, step=lambda text: None, progress=None):
+              trace=None, title="", step=lambda text: None, progress=None):
     """Compile, generate, build, simulate and compare one layer.
 
     Parameters
@@ -62,6 +64,7 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     memory : dict                  settings of the memory model
     waves : path or None           FST file to write
     trace : path or None           timeline to write, in Chrome's trace format
+    title : str                    what is run, for the timeline
     step, progress : functions     told what is being done, and how far the simulation is
 
     Returns a LayerReport.
@@ -91,7 +94,14 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     result = simulate(built, job.job(memory), job.image, progress=progress, waves=waves, record=record)
     if trace is not None:
         step("writing the timeline")
-        read_timeline(record, compiled.labels).write(trace, [run.label for run in job.job(memory).runs])
+        timeline = read_timeline(record, compiled.labels)
+        runs = [{"name": run.label, "kind": "decode" if chunk.decode else "prefill", "position": chunk.position,
+                 "tokens": chunk.tokens, "counters": counters}
+                for run, chunk, counters in zip(job.job(memory).runs, job.chunks, result.counters, strict=True)]
+        work = work_of(timeline, config=config, image=compiled.image, caches=[(compiled.kv, 0)],
+                       arguments=[(chunk.position, chunk.tokens) for chunk in job.chunks])
+        timeline.write(trace, [run["name"] for run in runs], work=work,
+                       about=describe(config, runs, title=title, memory=memory, simulator=simulator))
     step("comparing")
     report = LayerReport()
     words, differ = job.compare(result.memory)

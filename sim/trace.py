@@ -64,8 +64,9 @@ class Timeline:
         """Cycles that a track's events take."""
         return sum(event.end - event.begin for event in self.of(track, run))
 
-    def as_json(self, names=()):
-        """Chrome's trace format (Perfetto reads it), a cycle as a microsecond. ``names`` are those of the runs."""
+    def as_json(self, names=(), *, work=None, about=None):
+        """Chrome's trace format (Perfetto reads it), a cycle as a microsecond. ``names`` are those of the runs,
+        ``work`` maps events to what ``workload.work_of`` says of them, ``about`` is added as what the whole was."""
         rows = {track: i for i, track in enumerate(TRACKS)}
         events = [{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "accelerator (1 us is a cycle)"}}]
         for track, row in rows.items():
@@ -78,16 +79,18 @@ class Timeline:
         for event in self.events:
             opcode, text = self.labels.get(event.offset, ("", ""))
             args = {"command": opcode, "offset": f"{event.offset:#x}", "run": event.run}
+            if work and event in work:
+                args |= work[event].as_json()
             events.append({"ph": "X", "name": text or opcode or args["offset"], "cat": opcode, "pid": 0,
                            "tid": rows[event.track], "ts": event.begin, "dur": event.end - event.begin,
                            "args": args if event.finished else args | {"unfinished": True}})
-        return {"traceEvents": events, "displayTimeUnit": "ms"}
+        return {"traceEvents": events, "displayTimeUnit": "ms"} | ({"otherData": about} if about else {})
 
-    def write(self, path, names=()):
+    def write(self, path, names=(), **details):
         """Write ``as_json`` to a file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_json(names), separators=(",", ":")) + "\n")
+        path.write_text(json.dumps(self.as_json(names, **details), separators=(",", ":")) + "\n")
 
 
 def read_timeline(path, labels):
