@@ -12,9 +12,7 @@ from .golden.layer import dequantise_weights
 from .golden.reference import ReferenceCache
 from .golden.reference import decoder_layer as reference_layer
 from .layer_job import LayerJob
-from .report import describe
-from .trace import read_timeline
-from .workload import work_of
+from .report import write_trace
 
 __all__ = ["LayerReport", "run_layer", "macs_of", "golden_tables"]
 
@@ -94,14 +92,11 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     result = simulate(built, job.job(memory), job.image, progress=progress, waves=waves, record=record)
     if trace is not None:
         step("writing the timeline")
-        timeline = read_timeline(record, compiled.labels)
         runs = [{"name": run.label, "kind": "decode" if chunk.decode else "prefill", "position": chunk.position,
                  "tokens": chunk.tokens, "counters": counters}
                 for run, chunk, counters in zip(job.job(memory).runs, job.chunks, result.counters, strict=True)]
-        work = work_of(timeline, config=config, image=compiled.image, caches=[(compiled.kv, 0)],
-                       arguments=[(chunk.position, chunk.tokens) for chunk in job.chunks])
-        timeline.write(trace, [run["name"] for run in runs], work=work,
-                       about=describe(config, runs, title=title, memory=memory, simulator=simulator))
+        write_trace(trace, record, config=config, compiled=compiled, caches=[(compiled.kv, 0)], runs=runs, title=title,
+                    memory=memory, simulator=simulator)
     step("comparing")
     report = LayerReport()
     words, differ = job.compare(result.memory)

