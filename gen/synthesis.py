@@ -40,7 +40,7 @@ def _units(preset):
         from tilewright.hw.matmul.engine import MatmulEngine
         return MatmulEngine(
             formats=config.formats, rows=config.rows, fp16_rows=config.fp16_rows, lanes=config.lanes,
-            accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
+            width=config.bus_width, accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
             group_words=config.group_words, vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
 
     def vector():
@@ -57,8 +57,8 @@ def _units(preset):
 
     def prefetch():
         from tilewright.hw.memory.prefetch import Prefetch
-        return Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats,
-                        int4="int4" in config.formats)
+        return Prefetch(width=config.bus_width, lanes=config.lanes, beats=config.prefetch_beats,
+                        burst_beats=config.burst_beats, int4="int4" in config.formats)
 
     def load():
         from tilewright.hw.memory.load import Load

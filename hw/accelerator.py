@@ -79,14 +79,14 @@ class Accelerator(wiring.Component):
         reset = ResetInserter(sequencer.abort)
         engine = MatmulEngine(
             formats=config.formats, rows=config.rows, fp16_rows=config.fp16_rows, lanes=config.lanes,
-            accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
+            width=config.bus_width, accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
             group_words=config.group_words, vector_lanes=config.vector_lanes, pe_dsps=config.pe_dsps)
         vector = VectorUnit(
             lanes=config.vector_lanes, group_words=config.group_words, tables=self._tables,
             formats=config.formats, activation_rows=config.rows, fp16_rows=config.fp16_rows,
             max_row=config.max_head_dim)
-        prefetch = Prefetch(width=config.bus_width, beats=config.prefetch_beats, burst_beats=config.burst_beats,
-                            int4="int4" in config.formats)
+        prefetch = Prefetch(width=config.bus_width, lanes=config.lanes, beats=config.prefetch_beats,
+                            burst_beats=config.burst_beats, int4="int4" in config.formats)
         load = Load(group_words=config.group_words, burst_beats=config.burst_beats)
         store = Store(address_width=config.address_width, group_words=config.group_words,
                       burst_beats=config.burst_beats)

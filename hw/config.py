@@ -34,7 +34,8 @@ class AcceleratorConfig:
     formats : tuple         formats the matmul engine multiplies, of ``FORMATS``
     rows : int              INT8 activations (tokens, or query heads of a KV group) multiplied a cycle
     fp16_rows : int         FP16 activations multiplied a cycle; 0 without format fp16
-    lanes : int             weights taken a cycle; INT8, so also the bus width in bytes. Half as many are FP16
+    lanes : int             INT8 or INT4 weights taken a cycle, as many as a beat has bytes or twice that; half as many
+                            are FP16
     bus_width : int         AXI4 data width in bits
     address_width : int     AXI4 address width in bits
     scratchpad_bytes : int  FP32 scratchpad
@@ -142,9 +143,9 @@ class AcceleratorConfig:
             if len(set(names)) != len(names):
                 yield f"{field} = {list(names)}: each may stand once; change {field}"
         yield from self._format_problems()
-        if self.lanes * 8 != self.bus_width:
-            yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8}, so that INT8 lanes eat one "
-                   f"beat a cycle; change lanes or bus_width")
+        if self.lanes * 8 not in (self.bus_width, 2 * self.bus_width):
+            yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8} or bus_width / 4 = "
+                   f"{self.bus_width // 4}, so that INT8 or INT4 lanes eat one beat a cycle; change lanes or bus_width")
         if self.vector_lanes > self.group_words:
             yield (f"vector_lanes = {self.vector_lanes}: must be at most bus_width / 32 = {self.group_words}, "
                    f"the words of a scratchpad group; change vector_lanes or bus_width")

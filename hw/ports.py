@@ -53,17 +53,18 @@ class ActivationWrite(wiring.Signature):
 
 
 class WeightRead(wiring.Signature):
-    """The engine's end of the prefetch buffer: weight beats and, apart from them, block scales (one FP16 a lane).
+    """The engine's end of the prefetch buffer: weight beats and, apart from them, block scales or minima (one FP16 a
+    lane).
 
     The front entry is on ``beat`` while ``beat_valid``; ``beat_take`` removes it. While ``keep`` is high, entries taken
     stay stored; ``rewind`` (not together with a take) goes back to the first entry that is still stored, for beats and
     scales both. An entry taken with ``keep`` low frees itself and all before it.
     """
 
-    def __init__(self, *, width):
+    def __init__(self, *, width, lanes):
         super().__init__({
             "beat_valid": In(1), "beat": In(width), "beat_take": Out(1),
-            "scale_valid": In(1), "scale": In(2 * width), "scale_take": Out(1),
+            "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
             "keep": Out(1), "rewind": Out(1),
         })
 

@@ -68,7 +68,7 @@ class KvLayout:
 
     @property
     def lanes(self):
-        """Bytes of a beat."""
+        """Bytes of a reduction index of a tile."""
         return self.format.config.lanes
 
     @property

@@ -76,7 +76,7 @@ class _Store:
 class _Int8Store(_Store):
     def __init__(self, b):
         super().__init__(b)
-        self.packed, self.scales = self.kv.v_tiles, b.groups(-(-b.shape.head_dim // BLOCK))
+        self.packed, self.scales = -(-b.shape.head_dim // self.beat), b.groups(-(-b.shape.head_dim // BLOCK))
         self.steps = tuple(self.kv.kv_heads * groups * self.beat for groups in (self.packed, self.scales))
 
     def round(self):
@@ -97,10 +97,10 @@ class _Int8Store(_Store):
             pieces = [(tile, kv.lanes if tile < full else rest, kv.kv_heads, kv.v_head_bytes, self.packed * self.beat)
                       for tile in range(full + 1)]
         else:
-            pieces = [(0, kv.lanes, kv.kv_heads * full, kv.v_tile_bytes, self.beat)]
+            pieces = [(0, kv.lanes, kv.kv_heads * full, kv.v_tile_bytes, kv.lanes)]
         for tile, count, planes, plane_stride, scratch_plane_stride in pieces:
             self._store("v", offset, kv.v_offset + tile * kv.v_tile_bytes, count=count, planes=planes,
-                        plane_stride=plane_stride, scratch=self._place("v_bytes", 0, tile * self.beat),
+                        plane_stride=plane_stride, scratch=self._place("v_bytes", 0, tile * kv.lanes),
                         scratch_plane_stride=scratch_plane_stride)
         self._store("v_scale", scale_offset, kv.scale_offset, element=Element.WORD, count=1,
                     plane_stride=kv.scale_head_bytes, scratch=self._place("v_scale", 1),

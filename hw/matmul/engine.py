@@ -46,6 +46,7 @@ class MatmulEngine(wiring.Component):
     ----------
     formats, rows, fp16_rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps
         as in ``AcceleratorConfig``. Without int8 ``rows`` means nothing, and accumulate_lanes only groups results.
+    width : int    bits of a prefetched beat: 8 * lanes, as None means, or 4 * lanes
 
     Members
     -------
@@ -61,7 +62,7 @@ class MatmulEngine(wiring.Component):
     """
 
     def __init__(self, *, rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps,
-                 formats=("int8",), fp16_rows=0):
+                 formats=("int8",), fp16_rows=0, width=None):
         if not formats or not set(formats) <= set(FORMATS):
             raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, and nothing else: {formats!r}")
         if ("fp16" in formats) != (fp16_rows > 0):
@@ -81,10 +82,10 @@ class MatmulEngine(wiring.Component):
         self._rows, self._fp16_rows, self._lanes, self._fp16_lanes = rows, fp16_rows, lanes, lanes // 2
         self._outputs = accumulate_lanes if rows else min(accumulate_lanes, lanes // 2)
         self._depth, self._group_words, self._vector_lanes = activation_depth, group_words, vector_lanes
-        self._dsps, self._int4 = pe_dsps, "int4" in formats
+        self._dsps, self._int4, self._width = pe_dsps, "int4" in formats, width or 8 * lanes
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.MATMUL))), "status": Out(UnitStatus()),
-            "weights": Out(WeightRead(width=8 * lanes)),
+            "weights": Out(WeightRead(width=self._width, lanes=lanes)),
             "activation": In(ActivationWrite(lanes=vector_lanes, fp16=fp16_rows > 0)),
             "write": Out(ScratchWrite(width=32 * group_words)),
             "busy": Out(1), "took_beat": Out(1), "stall_weights": Out(1), "stall_drain": Out(1),
@@ -117,7 +118,7 @@ class MatmulEngine(wiring.Component):
     def _build_beats(self, m, issue, activations):
         """Weights wait for the activation buffer; returns them."""
         weights = self.weights
-        m.submodules.unpack = unpack = Unpack(width=8 * self._lanes, lanes=self._lanes)
+        m.submodules.unpack = unpack = Unpack(width=self._width, lanes=self._lanes)
         m.d.comb += [
             unpack.beat_valid.eq(weights.beat_valid), unpack.beat.eq(weights.beat),
             weights.beat_take.eq(unpack.beat_take), unpack.int4.eq(issue.int4), unpack.unsigned.eq(issue.unsigned),

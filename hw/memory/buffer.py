@@ -19,7 +19,7 @@ class ReplayBuffer(wiring.Component):
     Parameters
     ----------
     width : int     bits of a word
-    words : int     words of an entry: 1 or 2, least significant first
+    words : int     words of an entry: 1, 2 or 4, least significant first
     entries : int   a power of two
 
     Members
@@ -34,8 +34,8 @@ class ReplayBuffer(wiring.Component):
     def __init__(self, *, width, entries, words=1):
         if entries < 2 or entries & (entries - 1):
             raise ValueError(f"entries must be a power of two from 2 on, not {entries!r}")
-        if words not in (1, 2):
-            raise ValueError(f"words must be 1 or 2, not {words!r}")
+        if words not in (1, 2, 4):
+            raise ValueError(f"words must be 1, 2 or 4, not {words!r}")
         self._width, self._entries, self._words = width, entries, words
         super().__init__({
             "write": In(1), "data": In(width),

@@ -16,22 +16,17 @@ from .rows import misaligned
 
 __all__ = ["Prefetch"]
 
-SCALE_BEATS = 2        # of a block's scales, or its minima
-BEATS_A_SCALE = 4      # the scale buffer holds one entry for so many beats of the data buffer
+WORDS_A_SCALE_WORD = 2     # the scale buffer is so many times smaller than the data buffer
 BLOCKS_IN_FLIGHT = 32
-
-BLOCK_LAYOUT = data.StructLayout({"beats_minus_one": range(BLOCK), "scaled": 1, "minimum": 1, "last": 1})
-"""A block on its way: beats of data, whether scales and minima follow, last of its command."""
-
 
 class Prefetch(wiring.Component):
     """Reads the tiles of STREAM commands into two buffers, as far ahead as there is room.
 
-    A tile has k beats of weights, INT4 half as many (the last one half full where k is odd); where ``scaled``, two
-    beats of scales follow each block of 32 k and the last, shorter one, and with ``minimum`` two beats of minima.
-    Scales and minima are entries of the same buffer. Bursts run on over blocks, and over tiles that follow each other
-    without a gap. Room is reserved block by block before a beat is asked for. A tile that is replayed has to fit into
-    the buffer as a whole; otherwise the engine and the prefetch wait for each other for ever.
+    A tile has a byte a lane for each of k, in INT4 half a byte (whole beats; the last may be half full); where
+    ``scaled``, an FP16 scale a lane follows each block of 32 k and the last, shorter one, and with ``minimum`` an FP16
+    minimum. Scales and minima are entries of the same buffer. Bursts run on over blocks, and over tiles that follow
+    each other without a gap. Room is reserved block by block before a beat is asked for. A tile that is replayed has to
+    fit into the buffer as a whole; otherwise the engine and the prefetch wait for each other for ever.
 
     Throughput: a beat a cycle, over blocks, tiles without gaps and commands; tiles apart cost about 8 cycles each,
     hidden as long as they have more beats than that. Latency: 4 cycles from a beat to ``weights``.
@@ -45,7 +40,8 @@ class Prefetch(wiring.Component):
     Parameters
     ----------
     width : int         bits of a beat
-    beats : int         weight beats the data buffer holds, a power of two; it holds ``beats / 4`` scale entries beside
+    lanes : int         lanes of the array: width / 8 or width / 4
+    beats : int         weight beats the data buffer holds, a power of two; half as many beats of scales lie beside
     burst_beats : int   longest burst
     int4 : bool         reads INT4 too
 
@@ -54,29 +50,36 @@ class Prefetch(wiring.Component):
     full : Out(1)       the next block has no room
     """
 
-    def __init__(self, *, width, beats, burst_beats, int4=False):
-        if beats < BLOCK or beats & (beats - 1):
-            raise ValueError(f"beats must be a power of two from {BLOCK} on, not {beats!r}")
+    def __init__(self, *, width, lanes, beats, burst_beats, int4=False):
+        if lanes not in (width // 8, width // 4):
+            raise ValueError(f"lanes must be width / 8 = {width // 8} or width / 4 = {width // 4}, not {lanes!r}")
+        self._block, self._scale_beats = BLOCK * 8 * lanes // width, 16 * lanes // width
+        if beats < self._block or beats & (beats - 1):
+            raise ValueError(f"beats must be a power of two from {self._block} on, not {beats!r}")
         if not 1 <= burst_beats * width // 8 <= 4096 or burst_beats & (burst_beats - 1):
             raise ValueError(f"burst_beats must be a power of two, bursts at most 4096 bytes, not {burst_beats!r}")
         self._width, self._beats, self._burst_beats, self._int4 = width, beats, burst_beats, int4
+        # A block on its way: beats of data, whether scales and minima follow, last of its command.
+        self._block_layout = data.StructLayout({
+            "beats_minus_one": range(self._block), "scaled": 1, "minimum": 1, "last": 1})
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.STREAM))),
             "status": Out(UnitStatus()),
             "read": Out(BeatRead(width=width)),
-            "weights": In(WeightRead(width=width)),
+            "weights": In(WeightRead(width=width, lanes=lanes)),
             "full": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        scales = self._beats // BEATS_A_SCALE
+        scales = self._beats // (WORDS_A_SCALE_WORD * self._scale_beats)
         m.submodules.data = self._data = ReplayBuffer(width=self._width, entries=self._beats)
-        m.submodules.scales = self._scales = ReplayBuffer(width=self._width, entries=scales, words=SCALE_BEATS)
-        m.submodules.blocks = self._blocks = SyncFIFO(width=BLOCK_LAYOUT.size, depth=BLOCKS_IN_FLIGHT)
+        m.submodules.scales = self._scales = ReplayBuffer(width=self._width, entries=scales, words=self._scale_beats)
+        m.submodules.blocks = self._blocks = SyncFIFO(width=self._block_layout.size, depth=BLOCKS_IN_FLIGHT)
         m.submodules.requests = self._requests = RunRequests(
-            width=self._width, burst_beats=self._burst_beats, most=BLOCK + (2 if self._int4 else 1) * SCALE_BEATS,
-            beats_out=self._beats + SCALE_BEATS * scales)
+            width=self._width, burst_beats=self._burst_beats,
+            most=self._block + (2 if self._int4 else 1) * self._scale_beats,
+            beats_out=self._beats + self._scale_beats * scales)
         wiring.connect(m, self._requests.read, wiring.flipped(self.read))
         self._build_plan(m)
         self._build_arrival(m)
@@ -92,16 +95,16 @@ class Prefetch(wiring.Component):
         requests, beat_log = self._requests, (self._width // 8).bit_length() - 1
         command = Signal(layout(Opcode.STREAM), reset_less=True)
         tile_offset, tiles_left = Signal(32, reset_less=True), Signal(16, reset_less=True)  # left behind this one
-        tile_beats, adjacent = Signal(18, reset_less=True), Signal(reset_less=True)
-        data_beats, scale_beats = Signal(16, reset_less=True), Signal(14, reset_less=True)   # of a tile
-        left = Signal(16, reset_less=True)      # data beats of the tile that are not planned
+        tile_beats, adjacent = Signal(19, reset_less=True), Signal(reset_less=True)
+        data_beats, scale_beats = Signal(17, reset_less=True), Signal(15, reset_less=True)   # of a tile
+        left = Signal(17, reset_less=True)      # data beats of the tile that are not planned
         int4, minimum = self._narrow(command)
         bad, fits = Signal(), Signal()
         plan, refused = Signal(), Signal()      # the next block is planned; the command is bad
-        block = Signal(BLOCK_LAYOUT)
-        beats, block_ends = Signal(range(BLOCK + 1)), Signal()
+        block = Signal(self._block_layout)
+        beats, block_ends = Signal(range(self._block + 1)), Signal()
         entries = Cat(command.scaled & ~minimum, minimum)   # in the scale buffer
-        whole = Mux(int4, BLOCK // 2, BLOCK)
+        whole = Mux(int4, self._block // 2, self._block)
         m.d.comb += [
             block_ends.eq(left <= whole), beats.eq(Mux(block_ends, left, whole)),
             block.beats_minus_one.eq(beats - 1), block.scaled.eq(command.scaled), block.minimum.eq(minimum),
@@ -109,7 +112,7 @@ class Prefetch(wiring.Component):
             requests.region.eq(command.region), requests.offset.eq(tile_offset),
             self._blocks.w_data.eq(block), self._blocks.w_en.eq(plan),
             self._data.reserve.eq(Mux(plan, beats, 0)), self._scales.reserve.eq(Mux(plan, entries, 0)),
-            requests.add.eq(Mux(plan, beats + SCALE_BEATS * entries, 0)),
+            requests.add.eq(Mux(plan, beats + self._scale_beats * entries, 0)),
         ]
         m.d.sync += fits.eq((self._data.room >= beats) & (self._scales.room >= entries))
         with m.FSM():
@@ -119,11 +122,11 @@ class Prefetch(wiring.Component):
                 with m.If(self.command.valid):
                     m.next = "SIZE"
             with m.State("SIZE"):
-                blocks = (command.k + BLOCK - 1) >> (BLOCK.bit_length() - 1)
+                blocks, halves = (command.k + BLOCK - 1) >> (BLOCK.bit_length() - 1), self._block // BLOCK
                 m.d.sync += [
                     tile_offset.eq(command.offset), tiles_left.eq(command.tiles - 1),
-                    data_beats.eq(Mux(int4, (command.k + 1) >> 1, command.k)),
-                    scale_beats.eq(Mux(command.scaled, (SCALE_BEATS * blocks) << minimum, 0)),
+                    data_beats.eq(Mux(int4, (command.k * halves + 1) >> 1, command.k * halves)),
+                    scale_beats.eq(Mux(command.scaled, (self._scale_beats * blocks) << minimum, 0)),
                     bad.eq((command.k == 0) | (command.tiles == 0) | self._bad_format(command)
                            | misaligned(beat_log, command.offset, command.tile_stride)),
                 ]
@@ -178,14 +181,14 @@ class Prefetch(wiring.Component):
 
     def _build_arrival(self, m):
         """Sort the beats: of a block first the weights, then the scales, then the minima."""
-        block = Signal(BLOCK_LAYOUT)
-        index = Signal(range(BLOCK + 2 * SCALE_BEATS))
+        block = Signal(self._block_layout)
+        index = Signal(range(self._block + 2 * self._scale_beats))
         is_scale, block_ends = Signal(), Signal()
         m.d.comb += [
             block.eq(self._blocks.r_data), self._blocks.r_en.eq(block_ends & self.read.beat_valid),
             is_scale.eq(index > block.beats_minus_one),
             block_ends.eq(index == block.beats_minus_one
-                          + SCALE_BEATS * Cat(block.scaled & ~block.minimum, block.minimum)),
+                          + self._scale_beats * Cat(block.scaled & ~block.minimum, block.minimum)),
             self._data.data.eq(self.read.beat), self._scales.data.eq(self.read.beat),
             self._data.write.eq(self.read.beat_valid & ~is_scale),
             self._scales.write.eq(self.read.beat_valid & is_scale),

@@ -33,7 +33,7 @@ class DmaTop(wiring.Component):
             "load": In(stream.Signature(layout(Opcode.LOAD))), "load_status": Out(UnitStatus()),
             "store": In(stream.Signature(layout(Opcode.STORE))), "store_status": Out(UnitStatus()),
             "stream": In(stream.Signature(layout(Opcode.STREAM))), "stream_status": Out(UnitStatus()),
-            "weights": In(WeightRead(width=width)),
+            "weights": In(WeightRead(width=width, lanes=width // 8)),
             "vector_read": In(ScratchRead(width=width)), "vector_write": In(ScratchWrite(width=width)),
             "regions": In(region_layout(ADDRESS_WIDTH).size), "abort": In(1), "idle": Out(1),
             "read_beat": Out(1), "write_beat": Out(1), "stalled": Out(1),
@@ -49,7 +49,7 @@ class DmaTop(wiring.Component):
         reset = ResetInserter(self.abort)
         scratchpad = Scratchpad(groups=GROUPS, width=width)
         load, prefetch = (Load(group_words=words, burst_beats=BURST_BEATS),
-                          Prefetch(width=width, beats=PREFETCH_BEATS, burst_beats=BURST_BEATS))
+                          Prefetch(width=width, lanes=width // 8, beats=PREFETCH_BEATS, burst_beats=BURST_BEATS))
         m.submodules.scratchpad, m.submodules.load, m.submodules.prefetch = map(reset, (scratchpad, load, prefetch))
         m.submodules.store = store = Store(address_width=ADDRESS_WIDTH, group_words=words, burst_beats=BURST_BEATS)
         m.submodules.read_port = read_port = ReadPort(requestors=2, address_width=ADDRESS_WIDTH, width=width,

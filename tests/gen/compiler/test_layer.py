@@ -98,6 +98,18 @@ def test_structures(layer_bench, preset, structure, formats):
         bench.check(1, decode=True)
 
 
+@pytest.mark.parametrize("formats", [("int4", "int8"), ("int8", "fp16"), ("fp16", "int8")], ids="-".join)
+@pytest.mark.parametrize("sizes", [{}, {"head_dim": 32, "hidden": 64}], ids=["ragged", "whole"])
+def test_twice_as_many_lanes_as_bytes_of_a_beat(layer_bench, formats, sizes):
+    config = replace(load_preset("micro"), lanes=8)
+    bench = layer_bench(config, context=24, seed=16, formats=formats, **RAGGED | sizes)
+    most = bench.layer.prefill_tokens
+    while bench.position + most <= 18:
+        bench.check(most)
+    for _ in range(4):
+        bench.check(1, decode=True)
+
+
 @pytest.mark.parametrize("formats", [("int8", "int8"), ("fp16", "fp16")], ids="-".join)
 @pytest.mark.parametrize("preset, tokens", [("micro", 5), ("medium", 21)])
 def test_encoder(layer_bench, preset, tokens, formats):

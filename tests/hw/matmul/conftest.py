@@ -40,6 +40,7 @@ class Job:
     def fill(self, rng, sizes):
         blocks = -(-self.k // 32)
         self.tile_rows = sizes["fp16_rows" if self.fp16 else "rows"]
+        self.width = sizes.get("width", 8 * sizes["lanes"])
         self.lanes = sizes["lanes"] // (2 if self.fp16 else 1)
         self.group_stride = 32 * blocks
         self.stride = -(-self.n // sizes["group_words"]) + self.slack
@@ -102,21 +103,29 @@ class Job:
 
     def stream(self):
         """(kind, value) in the order of memory: a beat, or a scale entry as wide as two beats."""
-        lanes = self.lanes
+        lanes, halves = self.lanes, self.width < 8 * self.lanes * self.w.itemsize
         for n0 in range(0, self.n, lanes):
             w = np.zeros((lanes, self.k), self.w.dtype)
             w[:min(lanes, self.n - n0)] = self.w[n0:n0 + lanes]
             for k in range(self.k):
                 last = k % 32 == 31 or k == self.k - 1
                 if not self.int4:
-                    yield "beat", int.from_bytes(w[:, k].tobytes(), "little")
+                    value = int.from_bytes(w[:, k].tobytes(), "little")
+                    for at in range(0, 8 * lanes * w.itemsize, self.width):
+                        yield "beat", value >> at & (1 << self.width) - 1
+                elif halves:
+                    yield "beat", nibbles(w[0::2, k], w[1::2, k])
                 elif k % 2 or last:
-                    even, odd = (w[:, k - 1], w[:, k]) if k % 2 else (w[:, k], 5)
-                    yield "beat", int.from_bytes((even & 15 | odd << 4).astype(np.int8).tobytes(), "little")
+                    yield "beat", nibbles(w[:, k - 1], w[:, k]) if k % 2 else nibbles(w[:, k], 5)
                 for scales in ((self.d, self.m) if self.minimum else (self.d,)) if self.scaled and last else ():
                     d = np.zeros(lanes, np.float16)
                     d[:min(lanes, self.n - n0)] = scales[n0:n0 + lanes, k // 32]
                     yield "scale", int.from_bytes(d.tobytes(), "little")
+
+
+def nibbles(low, high):
+    """A beat of pairs of INT4 weights."""
+    return int.from_bytes((low & 15 | high << 4).astype(np.int8).tobytes(), "little")
 
 
 class Replay:
@@ -142,7 +151,8 @@ class Replay:
 
 class Bench:
     """``pause``, ``late``, ``hold``: probabilities that a beat, a scale, the scratchpad is not ready in a cycle.
-    ``bus``: the same for the memory behind the prefetch buffer; None: all is in the buffer from the beginning."""
+    ``bus``: the same for the memory behind the prefetch buffer; None: all is in the buffer from the beginning.
+    ``width`` of ``sizes`` may say that lanes are twice the bytes of a beat."""
 
     def __init__(self, *, jobs, seed, pause=0.0, late=None, hold=0.0, bus=None, depth=2048, words=4096, **sizes):
         self.sizes, self.jobs, self.rng = sizes, jobs, np.random.default_rng(seed)
@@ -153,7 +163,7 @@ class Bench:
         self.memory = np.full(words, GUARD, np.uint32)
         self.expected = self.memory.copy()
         self.beats, self.scales = Replay(), Replay()
-        self.stream = []
+        self.stream, self.scale_beats = [], 16 * sizes["lanes"] // sizes.get("width", 8 * sizes["lanes"])
         self.done = self.cycle = self.took = 0
         self.first = self.last = None
         self.written = np.zeros(words, int)  # when
@@ -204,14 +214,14 @@ class Bench:
         ctx.set(self.dut.command.valid, 0)
 
     async def weights(self, ctx):
-        """Prefetch buffer. ``bus``: one beat of memory arrives a cycle, a scale entry takes two."""
+        """Prefetch buffer. ``bus``: one beat of memory arrives a cycle, a scale entry takes two, or four."""
         port, wait = self.dut.weights, 0
         await ctx.tick().until(self.dut.busy)
         while True:
             if self.stream and self.rng.random() >= (self.bus or 0):
                 wait += 1
                 kind, value = self.stream[0]
-                if wait == (2 if kind == "scale" else 1):
+                if wait == (self.scale_beats if kind == "scale" else 1):
                     (self.beats if kind == "beat" else self.scales).entries.append(value)
                     self.stream.pop(0)
                     wait = 0

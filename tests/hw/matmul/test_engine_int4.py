@@ -54,6 +54,20 @@ def test_all_formats_equal_golden(Job, Bench, sizes, stalls):
     Bench(jobs=mixed_jobs(Job), seed=61, **STALLS[stalls], **sizes).run()
 
 
+@pytest.mark.parametrize("stalls", ["free", "stalls", "bus", "late_scales"])
+def test_twice_the_lanes(Job, Bench, stalls):
+    """Twice as many lanes as a beat has bytes: INT8 and FP16 take two beats for a reduction index."""
+    Bench(jobs=mixed_jobs(Job), seed=65, **STALLS[stalls], **WIDE | {"width": 32}).run()
+
+
+@pytest.mark.parametrize(("minimum", "least"), [(False, 32 / 36), (True, 32 / 40)])
+def test_twice_the_lanes_eat_the_bus(Job, Bench, minimum, least):
+    """One row: 32 beats of weights are eaten in 32 cycles, 4 of scales and 4 of minima beside."""
+    bench = Bench(jobs=[Job(int4=True, minimum=minimum, k=576, n=24, rows=1)], seed=66, bus=0.0,
+                  **SMALL | {"width": 32}).run()
+    assert bench.utilisation >= 0.98 * least
+
+
 @pytest.mark.parametrize(("minimum", "rows", "outputs", "least", "most"), [
     (False, 1, 1, 0.99, 1), (True, 1, 1, 0.99, 1),      # decode
     (False, 4, 1, 0.99, 1), (True, 4, 2, 0.99, 1),      # all rows; a minimum needs twice the steps

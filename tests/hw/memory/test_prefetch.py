@@ -20,9 +20,13 @@ def command(**fields):
     return {"opcode": Opcode.STREAM, "region": 2, **fields}
 
 
-def tile_beats(fields):
-    data = -(-fields["k"] // 2) if fields.get("format") == Format.INT4 else fields["k"]
-    return data + 2 * entries(fields) * -(-fields["k"] // 32)
+def weight_beats(fields, k, double):
+    return -(-k * (1 + double) // (2 if fields.get("format") == Format.INT4 else 1))
+
+
+def tile_beats(fields, double=False):
+    blocks = -(-fields["k"] // 32)
+    return weight_beats(fields, fields["k"], double) + 2 * (1 + double) * entries(fields) * blocks
 
 
 def entries(fields):
@@ -34,14 +38,16 @@ class Bench:
     """One Prefetch, the commands, a memory of ``latency`` cycles, and an engine that replays tiles.
 
     ``stall`` is the probability of a pause on each side; without, the memory accepts a burst every 3 cycles and
-    delivers a beat a cycle.
+    delivers a beat a cycle. ``double``: there are twice as many lanes as bytes of a beat.
     """
 
     def __init__(self, commands, *, width=64, beats=64, burst_beats=32, latency=8, stall=0.4, replay=True,
-                 fault_at=None, error_at=None, seed=SEED):
+                 fault_at=None, error_at=None, seed=SEED, double=False):
         print(f"seed {seed}")
         self.rng = random.Random(seed)
-        self.dut = Prefetch(width=width, beats=beats, burst_beats=burst_beats, int4=True)
+        self.dut = Prefetch(width=width, lanes=width // (4 if double else 8), beats=beats, burst_beats=burst_beats,
+                            int4=True)
+        self.double = double
         self.commands, self.burst_beats = commands, burst_beats
         self.width, self.beat_bytes = width, width // 8
         self.latency, self.stall, self.replay = latency, stall, replay
@@ -63,13 +69,14 @@ class Bench:
             for tile in range(fields["tiles"]):
                 at, weights, scales = fields["offset"] + tile * fields["tile_stride"], [], []
                 for first in range(0, fields["k"], 32):
-                    values = min(32, fields["k"] - first)
-                    for _ in range(-(-values // 2) if fields.get("format") == Format.INT4 else values):
+                    for _ in range(weight_beats(fields, min(32, fields["k"] - first), self.double)):
                         weights.append(self.beat(at))
                         at += self.beat_bytes
                     for _ in range(entries(fields)):
-                        scales.append(self.beat(at) | self.beat(at + self.beat_bytes) << self.width)
-                        at += 2 * self.beat_bytes
+                        scales.append(0)
+                        for i in range(2 * (1 + self.double)):
+                            scales[-1] |= self.beat(at) << i * self.width
+                            at += self.beat_bytes
                 yield weights, scales
 
     async def sequencer(self, ctx):
@@ -161,27 +168,30 @@ class Bench:
         return self
 
 
-def random_commands(rng, beat_bytes, beats):
+def random_commands(rng, beat_bytes, beats, double=False):
     """Ragged tiles with and without scales, with and without gaps, at odd places of a page."""
     offset = 0
     for _ in range(16):
         narrow = rng.choice(({}, {"format": Format.INT4}, {"format": Format.INT4, "minimum": 1}))
-        fields = command(k=min(rng.choice((1, 2, 8, 31, 32, 33, 40, 64, beats)), beats), tiles=rng.randint(1, 4),
+        most = beats // (1 + double)
+        fields = command(k=min(rng.choice((1, 2, 8, 31, 32, 33, 40, 64, most)), most), tiles=rng.randint(1, 4),
                          scaled=1 if narrow else rng.randint(0, 1), **narrow,
                          offset=offset + beat_bytes * rng.randint(0, 600))
         gap = rng.choice((0, 0, 1, 37))
-        fields["tile_stride"] = (tile_beats(fields) + gap) * beat_bytes
+        fields["tile_stride"] = (tile_beats(fields, double) + gap) * beat_bytes
         offset = fields["offset"]
         yield fields
 
 
-@pytest.mark.parametrize("width, beats, burst_beats", [(64, 64, 32), (128, 64, 32), (32, 32, 16), (512, 128, 8)])
+@pytest.mark.parametrize("width, beats, burst_beats, double", [
+    (64, 64, 32, False), (128, 64, 32, False), (32, 32, 16, False), (512, 128, 8, False), (32, 64, 16, True),
+    (128, 128, 32, True)])
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-def test_random(width, beats, burst_beats, stall):
-    commands = list(random_commands(random.Random(SEED + width), width // 8, beats))
-    bench = Bench(commands, width=width, beats=beats, burst_beats=burst_beats, stall=stall).run()
+def test_random(width, beats, burst_beats, double, stall):
+    commands = list(random_commands(random.Random(SEED + width), width // 8, beats, double))
+    bench = Bench(commands, width=width, beats=beats, burst_beats=burst_beats, stall=stall, double=double).run()
     assert bench.finished and bench.dones == len(commands) and not bench.errors
-    total = sum(tile_beats(fields) * fields["tiles"] for fields in commands)
+    total = sum(tile_beats(fields, double) * fields["tiles"] for fields in commands)
     assert sum(count for _, count in bench.bursts) == total
 
 
@@ -248,4 +258,4 @@ def test_read_response():
                                          ({"burst_beats": 24}, "burst_beats"), ({"burst_beats": 1024}, "burst_beats")])
 def test_refuses(sizes, name):
     with pytest.raises(ValueError, match=f"^{name} must be"):
-        Prefetch(**{"width": 64, "beats": 64, "burst_beats": 32} | sizes)
+        Prefetch(**{"width": 64, "lanes": 8, "beats": 64, "burst_beats": 32} | sizes)
