@@ -47,7 +47,7 @@ def test_a_file_is_read(tmp_path):
     ("\nrows = 2", "\nrows = true", ("rows = True", "must be int")),
     ("\nrows = 2", "\n", ("rows is missing", "add rows")),
     ("\nrows = 2", "\nrows = 2\ncolumns = 3", ("columns = 3", "unknown", "allowed are name, formats")),
-    ("lanes = 4", "lanes = 8", ("lanes = 8", "bus_width / 8 = 4", "change lanes or bus_width")),
+    ("lanes = 4", "lanes = 16", ("lanes = 16", "bus_width / 8 = 4 or bus_width / 4 = 8", "change lanes or bus_width")),
     ("address_width = 32", "address_width = 64", ("address_width = 64", "from 32 to 40")),
     ("vector_lanes = 1", "vector_lanes = 2", ("vector_lanes = 2", "bus_width / 32 = 1")),
     ("accumulate_lanes = 1", "accumulate_lanes = 8", ("accumulate_lanes = 8", "at most lanes = 4")),
