@@ -56,6 +56,27 @@ def test_reductions(check, lanes, group_words):
     check(lanes, group_words, cases, seed=SEED + 2)
 
 
+@pytest.mark.parametrize("lanes, group_words", [*SHAPES, WIDE])
+def test_many_rows_of_sums(check, lanes, group_words):
+    """Sums of several rows in work at once, each written between the rows' own words; other reductions before and
+    behind."""
+    dests = itertools.cycle((Dest.FP32, Dest.ACTIVATION, Dest.PACKED, Dest.NONE))
+    cases = [dict(n=n, rows=rows, dest=next(dests), reduce=reduce)
+             for n, rows, kinds in ((1, 9, 1), (5, 7, 2), (33, 5, 2), (70, 4, 1))
+             for reduce in (Reduce.SUM, (Reduce.NONE, Reduce.MAX, Reduce.ARGMAX)[kinds])]
+    cases += [dict(n=n, rows=6, dest=dest, reduce=Reduce.SUM)
+              for n, dest in ((3, Dest.PACKED), (40, Dest.PACKED), (40, Dest.FP32), (8, Dest.FP32))]
+    check(lanes, group_words, cases, seed=SEED + 8, groups=4096, stall=0.0)
+
+
+@pytest.mark.parametrize("lanes, n, most", [(1, 64, 96), (4, 16, 21), (4, 64, 28), (4, 128, 41)])
+def test_cycles_of_a_row_of_sums(check, lanes, n, most):
+    """Cycles that a further row takes."""
+    cases = [dict(n=n, rows=rows, dest=Dest.NONE, reduce=Reduce.SUM) for rows in (4, 10)]
+    few, many = check(lanes, 4, cases, stall=0.0)
+    assert many - few <= 6 * most
+
+
 def ring_case(rng, n, rows):
     """A window of a ring of n positions, as a decoder's rows see it; it may go over the end, or begin before 0."""
     size, position = int(rng.integers(1, n + 1)), int(rng.integers(0, 3 * n))
