@@ -72,7 +72,8 @@ def test_int8_in_the_same_run(operands):
     """The same beats as 8 INT8 weights each, with A8 activations of four rows apart from the FP16 ones."""
     x, w, weights = operands
     m = run([*activate(2, 46), *activate(3, 46, target=256, half=0), stream(46), multiply(46, 4, rows=2, dest_stride=8),
-             stream(46, format=Format.INT8), multiply(46, 8, rows=3, format=Format.INT8, activation=256, dest=400, dest_stride=8)],
+             stream(46, format=Format.INT8),
+             multiply(46, 8, rows=3, format=Format.INT8, activation=256, dest=400, dest_stride=8)],
             x.tobytes(), weights)
     bytes_of_tile = np.frombuffer(weights, np.int8, 8 * 46).reshape(46, 8).T
     expected = matmul.linear(*a8.quantise(x), bytes_of_tile).view(np.uint32)
