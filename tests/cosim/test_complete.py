@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,8 @@ def published():
     for name in ("stories260K.bin", "tok512.bin", "expected_greedy.txt"):
         if not (STORIES / name).is_file():
             pytest.fail(f"{STORIES / name} is missing: the tests take stories260K from shared/ beside the checkout")
-    return (STORIES / "expected_greedy.txt").read_text()
+    # A space behind the token that begins a sequence is not part of the text.
+    return (STORIES / "expected_greedy.txt").read_text().removeprefix(" ")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_difference(command, monkeypatch):
     def wrong(tables):
         tables = golden_tables(tables)
         rsqrt = tables["rsqrt"]
-        return tables | {"rsqrt": replace(rsqrt, c0=rsqrt.c0 ^ 1 << 20)}
+        return tables | {"rsqrt": rsqrt._replace(c0=rsqrt.c0 ^ 1 << 20)}
 
     monkeypatch.setattr("tilewright.sim.layer_run.golden_tables", wrong)
     code, out, err = command("complete", STORIES / "stories260K.bin", "--preset", "micro", "--weights", "int8",
@@ -98,7 +98,7 @@ def test_difference(command, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights, same", [("fp16", 10_000), ("int8", 248)])
+@pytest.mark.parametrize("weights, same", [("fp16", 10_000), ("int8", 247)])
 def test_whole_story(command, published, weights, same):
     """The published text, token for token: all of it in FP16, its first characters in INT8."""
     figures = completed(command, 256, preset="medium", weights=weights)
