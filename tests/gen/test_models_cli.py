@@ -56,7 +56,7 @@ def test_what_a_preset_lacks(command):
     assert gemma["contexts"] == {}
     out = command("--config", "small")[1]
     assert "max_head_dim = 256" in out and "context INT8" in out and "context FP16" not in out
-    assert "formats = ['int8']: weights and KV cache in FP16 need 'fp16'; add it" in out
+    assert "weights and KV cache in FP16 need 'fp16'; add it" in out
 
 
 def test_a_context_that_the_buffers_hold(command):
