@@ -15,11 +15,12 @@ LEAST_BYTES = 1 << 21
 """Size of the smallest memory, so that small models share a build."""
 
 
-def simulated(config, memory_bytes, folder, *, memory=MEMORY, waiting=lambda cycles: None, step=lambda text: None):
+def simulated(config, memory_bytes, folder, *, memory=MEMORY, record=None, waiting=lambda cycles: None,
+              step=lambda text: None):
     """A ``SimulatorTransport``, not yet started, with room for ``memory_bytes``.
 
-    Verilog and builds lie in ``folder`` and are used again. ``step`` is told what is being done, ``waiting`` how many
-    cycles a program has run.
+    Verilog and builds lie in ``folder`` and are used again. ``record`` is as for ``SimulatorTransport``. ``step`` is
+    told what is being done, ``waiting`` how many cycles a program has run.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,4 +32,4 @@ def simulated(config, memory_bytes, folder, *, memory=MEMORY, waiting=lambda cyc
         size = max(LEAST_BYTES, 1 << (memory_bytes - 1).bit_length())
         built = build(config, verilog, folder, memory_bytes=size)
     step("starting the simulation")
-    return SimulatorTransport(built, memory=memory, waiting=waiting)
+    return SimulatorTransport(built, memory=memory, record=record, waiting=waiting)

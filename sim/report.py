@@ -302,7 +302,7 @@ def _named(sums):
 
 def read_trace(path):
     """The Trace in a file; raises UserError, one line, where it holds none."""
-    hint = "give a file that tilewright run --trace wrote"
+    hint = "give a file that tilewright run --trace or complete --trace wrote"
     try:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)

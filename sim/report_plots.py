@@ -161,7 +161,7 @@ def _stacked(figure, rows, names, *, unit, height=0.7):
         axis.barh(place, values, height, left=left, label=name, color=COLOURS[number % len(COLOURS)], linewidth=0)
         left += values
     axis.set_yticks(place, [title for title, _ in rows])
-    axis.invert_yaxis()
+    axis.set_ylim(max(len(rows), 3) - 0.5, -0.5)  # first at the top; a few bars stay slim
     axis.set_xlabel(unit)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.grid(axis="x", alpha=0.25)

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -49,6 +50,8 @@ def complete(
     check: CheckOption = False,
     top: Annotated[int, typer.Option(min=0, help="Keep so many best candidates of each token, for --json.")] = 0,
     json_file: JsonFileOption = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline to this file, for tilewright report, Perfetto or "
+                                                    "Chrome.")] = None,
     source: SourceOption = None,
     folder: FolderOption = BUILDS,
 ):
@@ -58,7 +61,8 @@ def complete(
     the final KV cache with the golden model; exit code 1 if anything differs.
     """
     check_writable(json_file, False)
-    with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
+    check_writable(trace, False)
+    with _Job(model, backend, check, preset, config, weights, kv, source, folder, trace) as job:
         package = job.open(context)
         numbers = package.tokenizer.prompt(prompt)
         if package.compiled.logits is None:
@@ -124,7 +128,7 @@ async def _embedding(generator, numbers, hidden):
 class _Job:
     """A model, opened and run on the back ends asked for."""
 
-    def __init__(self, model, backend, check, preset, config, weights, kv, source, folder):
+    def __init__(self, model, backend, check, preset, config, weights, kv, source, folder, trace=None):
         from tilewright.gen.package import is_package
 
         from .progress import Progress
@@ -135,6 +139,12 @@ class _Job:
             raise UserError(f"--backend {backend}: unknown; allowed are {', '.join(BACKENDS)}")
         self.model, self.source, self.folder, self.check = model, source, folder, check
         self.simulates, self.golden = backend == "sim" or check, backend == "golden" or check
+        if trace is not None and not self.simulates:
+            raise UserError(f"--trace {trace}: nothing is simulated; add --backend sim")
+        if trace is not None and is_package(model):
+            raise UserError(f"--trace {trace}: a package does not tell what its commands are for; give the model "
+                            "itself")
+        self.trace = trace
         self.weights, self.kv = weights, kv_format(weights, kv)
         self.named = preset is not None or config is not None
         self.config = configuration_of(preset, config)
@@ -179,10 +189,27 @@ class _Job:
             return asyncio.run(self._timed(task, self._golden()))
         compiled, config = self.package.compiled, self.package.config
         _, size = place_regions(compiled)
-        transport = simulated(config, size, self.folder, waiting=self._waiting, step=self.progress.update)
-        with transport:
-            device = Generator(transport, compiled, config_hash=config.sha256, step=self._step)
-            return asyncio.run(self._on_device(task, device))
+        with TemporaryDirectory() as place:
+            record = None if self.trace is None else Path(place) / "record.txt"
+            transport = simulated(config, size, self.folder, record=record, waiting=self._waiting,
+                                  step=self.progress.update)
+            with transport:
+                device = Generator(transport, compiled, config_hash=config.sha256, step=self._step)
+                report = asyncio.run(self._on_device(task, device))
+            if record is not None:
+                self._write_trace(record)
+        return report
+
+    def _write_trace(self, record):
+        from tilewright.gen.simulation import MEMORY
+        from tilewright.sim.report import write_trace
+
+        self.progress.update("writing the timeline")
+        compiled = self.package.compiled
+        runs = [{"name": f"{step.kind} at {step.position}", "kind": step.kind, "position": step.position,
+                 "tokens": step.tokens, "counters": step.counters} for step in self.steps]
+        write_trace(self.trace, record, config=self.package.config, compiled=compiled, caches=compiled.caches,
+                    runs=runs, title=self.package.model, memory=MEMORY, simulator="verilator")
 
     async def _on_device(self, task, device):
         from tilewright.gen.completion import Comparison
