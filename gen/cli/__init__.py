@@ -13,7 +13,8 @@ from tilewright.gen.errors import USER_ERRORS, ToolError
 
 __all__ = ["app", "main"]
 
-GROUPS = ("generate", "models", "run", "compile", "complete", "layers", "bench", "report", "synth", "function", "soak")
+GROUPS = ("generate", "models", "run", "compile", "complete", "evaluate", "layers", "bench", "report", "synth",
+          "function", "soak")
 CHECK_FAILED, USAGE_ERROR = 1, 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
