@@ -35,7 +35,7 @@ class SlotIssue(wiring.Component):
     Members
     -------
     command : In(layout(Opcode.VECTOR))    held while the command runs
-    last : In(16)       n - 1
+    last : In(16)       n - 1, from ``start`` on
     start : In(1)       begin with the command
     arrived : In(1)     a group has all its operands
     slot : Out          slot_layout(lanes): the slot taken in this cycle
@@ -58,10 +58,14 @@ class SlotIssue(wiring.Component):
         wait = Signal(range(self._longest_wait() + 1))
 
         hole, apart = self._spacing(m)
+        # Whether the slot to come is the row's last one, from a comparison with the slot before that.
+        row_end, penultimate = Signal(), Signal.like(number)
+        single = self.last[self._lane_bits:] == 0
+        m.d.sync += penultimate.eq(self.last[self._lane_bits:] - 1)
         group_end = Signal()
         m.d.comb += [
             slot.valid.eq(self.busy & (groups != 0) & (wait == 0) & ~hole & ~(slot.row_end & apart)),
-            slot.row_end.eq(number == self.last[self._lane_bits:]),
+            slot.row_end.eq(row_end),
             slot.keep.eq(self._mask(m, number) & Cat(~slot.row_end | (self._rest(self.last) >= lane)
                                                      for lane in range(self._lanes))),
             group_end.eq(slot.valid & (slot.row_end | (phase == phases - 1))),
@@ -74,6 +78,7 @@ class SlotIssue(wiring.Component):
             m.d.sync += [
                 phase.eq(Mux(group_end, 0, phase + 1)),
                 number.eq(number + 1),
+                row_end.eq(single | (number == penultimate)),
                 wait.eq(Mux(command.reduce == Reduce.SUM, self._reducer.interval - 1, 0)),
             ]
             with m.If(slot.row_end):
@@ -81,7 +86,7 @@ class SlotIssue(wiring.Component):
                     number.eq(0), rows.eq(rows - 1), self.busy.eq(rows != 1), wait.eq(self._row_wait()),
                 ]
         with m.If(self.start):
-            m.d.sync += [self.busy.eq(1), rows.eq(command.rows)]
+            m.d.sync += [self.busy.eq(1), rows.eq(command.rows), row_end.eq(single)]
         return m
 
     @property
