@@ -39,8 +39,8 @@ MEMORY = {"read_latency": 11, "write_latency": 7, "refresh_every": 300, "refresh
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One layer to prove: of ``model``, number ``layer``, weights and KV cache in ``number_format``, so many tokens as
-    prefill and as decode."""
+    """One layer to prove: of ``model``, number ``layer``, weights and KV cache in ``number_format`` (INT4 with an INT8
+    cache), so many tokens as prefill and as decode."""
 
     model: str
     layer: int
@@ -96,7 +96,7 @@ def prove(config, built, tables, case, *, progress=None):
     """Run a case on the simulation ``built`` of ``config`` and compare all of memory. Returns an Outcome."""
     context = CONTEXT if case.shape.causal else case.prefill
     job = layer_job(config, case.shape, tables, context=context, prefill=case.prefill, decode=case.decode, seed=SEED,
-                    formats=(case.number_format, case.number_format))
+                    formats=(case.number_format, "int8" if case.number_format == "int4" else case.number_format))
     result = simulate(built, job.job(MEMORY), job.image, progress=progress)
     words, differ = job.compare(result.memory)
     problems = [f"run at {chunk.position}: {error[0]} at command offset {error[1]:#x}"

@@ -25,12 +25,13 @@ MEMORIES = {
 }
 
 
-def layer_job(config, sizes, *, context, prefill, decode, seed):
-    """A LayerJob with random weights and inputs: ``prefill`` tokens as prefill, then ``decode`` as decode."""
+def layer_job(config, sizes, *, context, prefill, decode, seed, formats=("int8", "int8")):
+    """A LayerJob with random weights and inputs: ``prefill`` tokens as prefill, then ``decode`` as decode; ``formats`` of
+    weights and KV cache."""
     print(f"seed {seed}")
     shape = LayerShape(**{"norm_eps": 1e-5, "rope_theta": 1e4, "rope_pairing": "interleaved"} | sizes)
     return structures.layer_job(config, shape, golden_tables(function_tables(config.functions)), context=context,
-                                prefill=prefill, decode=decode, seed=seed)
+                                prefill=prefill, decode=decode, seed=seed, formats=formats)
 
 
 def run(folder, job, memory):
@@ -73,6 +74,14 @@ def test_shapes(built, preset, sizes, context, prefill, decode):
     config, folder = built(preset, "verilator")
     job = layer_job(config, sizes, context=context, prefill=prefill, decode=decode, seed=2)
     run(folder, job, MEMORIES["jerky" if sizes is STORIES else "slow"])
+
+
+@pytest.mark.parametrize("sizes, kv_format", [(STORIES, "int8"), (STORIES, "fp16"), (WIDE_HEAD, "int8")],
+                         ids=["stories", "stories_fp16", "wide_head"])
+def test_int4_weights(built, sizes, kv_format):
+    config, folder = built("micro", "verilator")
+    job = layer_job(config, sizes, context=24, prefill=3, decode=3, seed=11, formats=("int4", kv_format))
+    run(folder, job, MEMORIES["jerky"])
 
 
 @pytest.mark.parametrize("decode", [True, False])
