@@ -26,8 +26,8 @@ MEMORIES = {
 
 
 def layer_job(config, sizes, *, context, prefill, decode, seed, formats=("int8", "int8")):
-    """A LayerJob with random weights and inputs: ``prefill`` tokens as prefill, then ``decode`` as decode; ``formats`` of
-    weights and KV cache."""
+    """A LayerJob with random weights and inputs: ``prefill`` tokens as prefill, then ``decode`` as decode; ``formats``
+    of weights and KV cache."""
     print(f"seed {seed}")
     shape = LayerShape(**{"norm_eps": 1e-5, "rope_theta": 1e4, "rope_pairing": "interleaved"} | sizes)
     return structures.layer_job(config, shape, golden_tables(function_tables(config.functions)), context=context,

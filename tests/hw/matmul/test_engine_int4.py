@@ -17,6 +17,8 @@ WIDE = {"rows": 4, "fp16_rows": 2, "lanes": 8, "accumulate_lanes": 4, "group_wor
         "pe_dsps": 16, **ALL}
 STALLS = {"free": {}, "stalls": {"pause": 0.3, "hold": 0.6}, "bus": {"bus": 0.1, "hold": 0.2},
           "late_scales": {"pause": 0.05, "late": 0.93}, "slow_drain": {"hold": 0.85}}
+QUICK = [name if name in ("stalls", "late_scales") else pytest.param(name, marks=pytest.mark.slow) for name in STALLS]
+"""The quick tests stall everywhere, or starve of scales."""
 
 
 def q4_0(Job, **fields):
@@ -43,18 +45,18 @@ def mixed_jobs(Job):
             ([job, Job(fp16=True, k=5, n=6, rows=2)] if i % 2 else [job])]
 
 
-@pytest.mark.parametrize("stalls", STALLS)
+@pytest.mark.parametrize("stalls", QUICK)
 def test_engine_equals_golden(Job, Bench, stalls):
     Bench(jobs=jobs(Job), seed=60, **STALLS[stalls], **SMALL).run()
 
 
-@pytest.mark.parametrize("stalls", ["free", "stalls", "late_scales"])
-@pytest.mark.parametrize("sizes", [TINY, WIDE], ids=["2x4", "4x8wide"])
+@pytest.mark.parametrize("stalls", QUICK)
+@pytest.mark.parametrize("sizes", [pytest.param(TINY, marks=pytest.mark.slow), WIDE], ids=["2x4", "4x8wide"])
 def test_all_formats_equal_golden(Job, Bench, sizes, stalls):
     Bench(jobs=mixed_jobs(Job), seed=61, **STALLS[stalls], **sizes).run()
 
 
-@pytest.mark.parametrize("stalls", ["free", "stalls", "bus", "late_scales"])
+@pytest.mark.parametrize("stalls", QUICK)
 def test_twice_the_lanes(Job, Bench, stalls):
     """Twice as many lanes as a beat has bytes: INT8 and FP16 take two beats for a reduction index."""
     Bench(jobs=mixed_jobs(Job), seed=65, **STALLS[stalls], **WIDE | {"width": 32}).run()
