@@ -50,7 +50,7 @@ def complete(
     check: CheckOption = False,
     top: Annotated[int, typer.Option(min=0, help="Keep so many best candidates of each token, for --json.")] = 0,
     json_file: JsonFileOption = None,
-    trace: Annotated[Path | None, typer.Option(help="Write a timeline to this file, for tilewright report, Perfetto or "
+    trace: Annotated[Path | None, typer.Option(help="Write a timeline to this file, for report, Perfetto or "
                                                     "Chrome.")] = None,
     source: SourceOption = None,
     folder: FolderOption = BUILDS,

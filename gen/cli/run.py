@@ -40,7 +40,7 @@ def run(
     simulator: Annotated[str, typer.Option(help="verilator or icarus")] = "verilator",
     latency: Annotated[int, typer.Option(min=2, help="memory latency in cycles")] = MEMORY["read_latency"],
     waves: Annotated[Path, typer.Option(help="write waveforms to this FST file")] = None,
-    trace: Annotated[Path, typer.Option(help="write a timeline to this file, for Perfetto or Chrome")] = None,
+    trace: Annotated[Path, typer.Option(help="write a timeline to this file, for report, Perfetto or Chrome")] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="folder for Verilog and builds")] = Path("build/run"),
     json_file: Annotated[Path, typer.Option("--json", help="write the figures to this file")] = None,
 ):
