@@ -86,7 +86,7 @@ def _show(console, report):
     table = Table(title=f"{report['model']}, weights {report['weights']}, KV cache {report['kv']}", show_header=False,
                   caption=f"against {report['reference']}")
     rows = [("next token the same", f"{report['agreement']:.1%}: {report['agreeing']} of {report['tokens']}"),
-            ("KL divergence", f"{report['kl']:.4f} mean, {report['kl_largest']:.4f} at most"),
+            ("KL divergence", f"{report['kl']:.2g} mean, {report['kl_largest']:.2g} at most"),
             ("cosine of logits", f"{report['cosine']:.5f} mean, {report['cosine_least']:.5f} at least")]
     if report["perplexity"] is not None:
         rows.append(("perplexity", f"{report['perplexity']:.3f}, reference {report['reference_perplexity']:.3f}"))
