@@ -134,7 +134,7 @@ def test_another_configuration_is_refused(folder, command):
     ([STORIES, "--kv", "int4"], "--kv int4: unknown; allowed are int8, fp16"),
     ([STORIES, "--context", "513"], "context = 513: is 1 more than the model's limit of 512"),
     ([STORIES, "--preset", "tiny"], "preset 'tiny': unknown"),
-    ([STORIES, "--preset", "small", "--weights", "fp16"], "formats = ['int8']"),
+    ([STORIES, "--preset", "small", "--weights", "fp16"], "formats = ['int8'"),
     ([STORIES, "-o", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
 ])
 def test_mistakes_of_a_compile(command, tmp_path, arguments, told):
