@@ -184,7 +184,7 @@ def test_simulator_that_ends_early(tiny, command, monkeypatch, tmp_path):
     (["--preset", "tiny"], "preset 'tiny': unknown; allowed are micro, small, medium, large"),
     (["--preset", "micro", "--config", "own.toml"], "give either --preset (micro, small, medium, large) or --config"),
     (["--config", "nowhere.toml"], "nowhere.toml: cannot be read: No such file or directory"),
-    (["--model", "gpt"], "unknown model 'gpt'; known: smollm2-135m"),
+    (["--model", "gpt"], "unknown model 'gpt'; known: all-minilm-l6-v2, dolly-v2-3b"),
     (["--simulator", "modelsim"], "--simulator modelsim: unknown; allowed are verilator, icarus"),
     (["--source", "nowhere.gguf"], "nowhere.gguf: no such file"),
     (["--latency", "1"], "Invalid value for '--latency'"),
@@ -233,7 +233,7 @@ def test_broken_model_file(command, monkeypatch, tmp_path, smollm2_model, kind):
 
 def test_config_file_with_a_mistake(command, tmp_path):
     (tmp_path / "own.toml").write_text('name = "own"\nrows = 3\n')
-    assert "own.toml: lanes is missing; add lanes" in refused(command("run", "--config", "own.toml"))
+    assert "own.toml: formats is missing; add formats" in refused(command("run", "--config", "own.toml"))
 
 
 def test_mistake_in_a_process_of_its_own(tmp_path):
