@@ -120,13 +120,15 @@ class MatmulEngine(wiring.Component):
         weights = self.weights
         m.submodules.unpack = unpack = Unpack(width=self._width, lanes=self._lanes)
         m.d.comb += [
-            unpack.beat_valid.eq(weights.beat_valid), unpack.beat.eq(weights.beat),
-            weights.beat_take.eq(unpack.beat_take), unpack.int4.eq(issue.int4), unpack.unsigned.eq(issue.unsigned),
-            unpack.running.eq(issue.running), unpack.odd.eq(issue.index[0]), unpack.last.eq(issue.tile_valid),
-            issue.beat_valid.eq(unpack.valid), unpack.take.eq(issue.beat_take),
+            unpack.beat.eq(weights.beat), weights.beat_take.eq(unpack.beat_take),
+            unpack.int4.eq(issue.int4), unpack.unsigned.eq(issue.unsigned),
+            unpack.odd.eq(issue.index[0]), unpack.last.eq(issue.tile_valid), unpack.take.eq(issue.beat_take),
+            issue.beat_valid.eq(unpack.valid if unpack.halves else weights.beat_valid),
             weights.keep.eq(issue.keep), weights.rewind.eq(issue.rewind),
             activations.index.eq(issue.index),
         ]
+        if unpack.halves:
+            m.d.comb += [unpack.beat_valid.eq(weights.beat_valid), unpack.running.eq(issue.running)]
         beat = unpack.weights
         for stage in range(activations.delay):
             next_beat = Signal.like(beat, name=f"beat_{stage}", reset_less=True)

@@ -29,29 +29,30 @@ class Unpack(wiring.Component):
     Members
     -------
     int4, unsigned : In(1)                format of the beats
-    running : In(1)                       array beats will be taken
     odd : In(1), last : In(1)             the next reduction index is odd; it is the last one of its tile
-    beat_valid, beat, beat_take           the prefetch buffer's, see ports.WeightRead
-    valid : Out(1), weights : Out(8 * lanes), take : In(1)    the array beat
+    beat, beat_take                       the prefetch buffer's, see ports.WeightRead
+    weights : Out(8 * lanes), take : In(1)    the array beat; without ``halves`` it is there whenever ``beat`` is
+
+    With ``halves``, where an index may take two beats:
+    running : In(1)                       array beats will be taken
+    beat_valid : In(1)                    the prefetch buffer's
+    valid : Out(1)                        the array beat is there
     """
 
     def __init__(self, *, width, lanes):
         if lanes not in (width // 8, width // 4):
             raise ValueError(f"lanes must be width / 8 = {width // 8} or width / 4 = {width // 4}, not {lanes!r}")
-        self._width, self._lanes = width, lanes
+        self._width, self._lanes, self.halves = width, lanes, lanes == width // 4
         super().__init__({
-            "int4": In(1), "unsigned": In(1), "running": In(1), "odd": In(1), "last": In(1),
-            "beat_valid": In(1), "beat": In(width), "beat_take": Out(1),
-            "valid": Out(1), "weights": Out(8 * lanes), "take": In(1),
+            "int4": In(1), "unsigned": In(1), "odd": In(1), "last": In(1),
+            "beat": In(width), "beat_take": Out(1), "weights": Out(8 * lanes), "take": In(1),
+            **({"running": In(1), "beat_valid": In(1), "valid": Out(1)} if self.halves else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
-        if self._lanes == self._width // 8:
-            m.d.comb += [
-                self.valid.eq(self.beat_valid),
-                self.beat_take.eq(self.take & (~self.int4 | self.odd | self.last)),
-            ]
+        if not self.halves:
+            m.d.comb += self.beat_take.eq(self.take & (~self.int4 | self.odd | self.last))
             whole = self.beat
             nibbles = [Mux(self.odd, self.beat.word_select(lane, 8)[4:], self.beat.word_select(lane, 8)[:4])
                        for lane in range(self._lanes)]
