@@ -8,7 +8,7 @@ from tilewright.gen.driver import best, check_tokens
 from tilewright.sim.cosim import differing_words
 from tilewright.sim.golden import model as golden
 from tilewright.sim.golden import vector
-from tilewright.sim.golden.weights import Int4Matrix
+from tilewright.sim.golden.weights import stored_bytes
 from tilewright.sim.layer_job import put_positions
 
 __all__ = ["GoldenGenerator", "Comparison", "complete", "streamed_bytes"]
@@ -24,19 +24,11 @@ def streamed_bytes(model, slots, kv_format, position):
     """
     matrices = [weights[name] for shape, weights in zip(model.shapes, model.layers, strict=True)
                 for name in shape.matrix_shapes] + [model.tensors["lm_head"]]
-    total = sum(_stored_bytes(matrix) for matrix in matrices)
+    total = sum(stored_bytes(matrix) for matrix in matrices)
     for cache, held in zip(model.empty_caches(1, kv_format), slots, strict=True):
         arrays = [array for array in (cache.k, cache.k_scale, cache.v, cache.v_scale) if array is not None]
         total += sum(array.nbytes for array in arrays) * min(position + 1, held)
     return total
-
-
-def _stored_bytes(matrix):
-    """Bytes of a matrix without any padding."""
-    if isinstance(matrix, np.ndarray):
-        return matrix.nbytes
-    scales = sum(part.nbytes for part in matrix[1:] if part is not None)
-    return scales + (matrix.q.size // 2 if isinstance(matrix, Int4Matrix) else matrix.q.size)
 
 
 class GoldenGenerator:

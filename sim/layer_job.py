@@ -6,7 +6,7 @@ import numpy as np
 
 from .cosim import Job, Run, differing_words
 from .golden.layer import KvCache, transformer_layer
-from .golden.weights import BLOCK, QuantisedMatrix
+from .golden.weights import BLOCK, stored_bytes
 
 __all__ = ["LayerJob", "Chunk", "put_positions"]
 
@@ -137,7 +137,7 @@ class LayerJob:
 
     def streamed_bytes(self, chunk, weights):
         """Weights with their scales once, and the cache up to the run's last token once: what decode is bound by."""
-        matrices = sum(_stored_bytes(weights[name]) for name in self._shape.matrix_shapes)
+        matrices = sum(stored_bytes(weights[name]) for name in self._shape.matrix_shapes)
         return matrices + min(chunk.position + chunk.tokens, self._compiled.kv.slots) * self._position_bytes
 
     def least_bytes(self, chunk, weights):
@@ -152,11 +152,6 @@ class LayerJob:
         if kv.format.name == "fp16":
             return kv.kv_heads * 4 * kv.head_dim
         return kv.kv_heads * (2 * kv.head_dim + 2 * -(-kv.head_dim // BLOCK) + 4)
-
-
-def _stored_bytes(matrix):
-    """Bytes of a matrix without any padding."""
-    return matrix.q.size + 2 * matrix.d.size if isinstance(matrix, QuantisedMatrix) else 2 * matrix.size
 
 
 def put_positions(region, layout, cache, positions):

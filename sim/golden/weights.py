@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["BLOCK", "QuantisedMatrix", "Int4Matrix", "quantise", "quantise_int4", "dequantise"]
+__all__ = ["BLOCK", "QuantisedMatrix", "Int4Matrix", "quantise", "quantise_int4", "dequantise",
+           "stored_bytes"]
 
 BLOCK = 32
 
@@ -76,6 +77,15 @@ def dequantise(matrix):
     values = matrix.q * _by_element(matrix.d, k)
     m = getattr(matrix, "m", None)
     return values if m is None else values + _by_element(m, k)
+
+
+def stored_bytes(matrix):
+    """Bytes of a matrix, its scales and minima included, without any padding: FP16 is an array, two values of 4 bits
+    share a byte."""
+    if isinstance(matrix, np.ndarray):
+        return matrix.nbytes
+    scales = sum(part.nbytes for part in matrix[1:] if part is not None)
+    return scales + (matrix.q.size // 2 if isinstance(matrix, Int4Matrix) else matrix.q.size)
 
 
 def _by_element(blocks, k):

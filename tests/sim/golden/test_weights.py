@@ -144,3 +144,14 @@ def test_int4_corners():
 def test_q4_0_values():
     matrix = weights.Int4Matrix(np.array([[-8, 7, 1]], np.int8), np.array([[0.5]], np.float16), None)
     assert weights.dequantise(matrix).tolist() == [[-4.0, 3.5, 0.5]]
+
+
+@pytest.mark.parametrize("matrix, size", [
+    (np.zeros((3, 40), np.float16), 240),
+    (weights.quantise(np.ones((3, 40))), 120 + 3 * 2 * 2),
+    (weights.quantise_int4(np.ones((3, 40))), 60 + 3 * 2 * 2 * 2),
+    (weights.Int4Matrix(np.zeros((3, 40), np.int8), np.zeros((3, 2), np.float16), None), 60 + 3 * 2 * 2),
+], ids=["fp16", "q8_0", "q4_1", "q4_0"])
+def test_stored_bytes(matrix, size):
+    """What the formats' definitions say: 2 bytes, 1 byte or half a byte a value, 2 a scale and a minimum."""
+    assert weights.stored_bytes(matrix) == size
