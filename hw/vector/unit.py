@@ -29,8 +29,8 @@ class VectorUnit(wiring.Component):
     cycles. The next command begins when the last write of the one before has been taken: about 12 cycles, the lanes'
     delay, and for A8 a block and about 15 cycles more, from command to command.
 
-    The command stays valid while it runs; ``ready`` is high in its last cycle, beside ``done``. An error leaves the
-    unit stopped until it is reset.
+    A command is taken into a register when it begins, so that the next one can be brought while it runs. ``done``
+    comes with its last cycle. An error leaves the unit stopped until it is reset.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ class VectorUnit(wiring.Component):
         self._lane = [Lane(tables=self._tables, multiply_dsps=multiply_dsps, fp16=self._fp16) for _ in range(lanes)]
         self._reducer = Reducer(lanes=lanes)
         self._quantiser = Quantiser(lanes=lanes, max_row=max_row) if self._int8 else None
+        self._command = Signal(layout(Opcode.VECTOR), reset_less=True)   # the one in work
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.VECTOR))),
             "status": Out(UnitStatus()),
@@ -98,7 +99,7 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        command, start = self.command.payload, Signal()
+        command, start = self._command, Signal()
         m.submodules.reducer = self._reducer
         if self._int8:
             m.submodules.quantiser = self._quantiser
@@ -110,7 +111,6 @@ class VectorUnit(wiring.Component):
         for part in (issue, fetch, writer):
             m.d.comb += [part.command.eq(command), part.start.eq(start)]
         last = Signal(16, reset_less=True)
-        m.d.sync += last.eq(command.n - 1)
         m.d.comb += [
             issue.arrived.eq(fetch.arrived),
             issue.last.eq(last),
@@ -123,7 +123,7 @@ class VectorUnit(wiring.Component):
         self._connect_results(m, writer, slots, halves)
         working = [issue.busy, *(slot.valid for slot in (*slots[1:], *halves)), self._reducer.busy, writer.busy]
         working += [self._quantiser.busy] if self._int8 else []
-        self._control(m, start, Cat(working).any())
+        self._control(m, start, last, Cat(working).any())
         return m
 
     def _slots(self, m, issue):
@@ -133,7 +133,7 @@ class VectorUnit(wiring.Component):
             slot = Signal(slot_layout(self._lanes), name=f"slot{i}")
             m.d.sync += slot.eq(slots[-1])
             if i == lane.delay + 1:  # a command without FP16 leaves nothing for the next one to find
-                m.d.sync += slot.valid.eq(slots[-1].valid & self.command.payload.half)
+                m.d.sync += slot.valid.eq(slots[-1].valid & self._command.half)
             slots.append(slot)
         return slots[:lane.delay + 2], slots[lane.delay + 2:]
 
@@ -146,7 +146,7 @@ class VectorUnit(wiring.Component):
         wiring.connect(m, writer.activation, wiring.flipped(self.activation))
 
     def _connect_lanes(self, m, start, fetch, slots):
-        command, lane = self.command.payload, self._lane[0]
+        command, lane = self._command, self._lane[0]
         operands = {}
         for i, (name, kind, immediate, at, neutral) in enumerate((
             ("a", Operand.STREAM, 0, 0, ONE),
@@ -180,7 +180,7 @@ class VectorUnit(wiring.Component):
             m.d.comb += [getattr(lane, name).eq(buffer.o.word_select(i, 32)) for name, buffer in operands.items()]
 
     def _connect_results(self, m, writer, slots, halves):
-        command, reducer, quantiser = self.command.payload, self._reducer, self._quantiser
+        command, reducer, quantiser = self._command, self._reducer, self._quantiser
         t3, t4 = (Cat(getattr(lane, name) for lane in self._lane) for name in ("t3", "t4"))
         with_t3, with_t4 = slots[self._lane[0].d_delay + 1], slots[-1]
         m.d.comb += [
@@ -218,9 +218,12 @@ class VectorUnit(wiring.Component):
     def _quantised(command):
         return (command.dest == Dest.PACKED) | ((command.dest == Dest.ACTIVATION) & ~command.half)
 
-    def _control(self, m, start, working):
-        command, status = self.command.payload, self.status
-        bad_field, bad_rows = self._checks(m, command)
+    def _control(self, m, start, last, working):
+        """Take, check and start commands; ``last`` is n - 1 of the one in work."""
+        command, status = self._command, self.status
+        offered = self.command.payload
+        field, rows = self._checks(offered)
+        bad_field, bad_rows = Signal(), Signal()
         fault = Signal(8)
         with m.If((self.read.data_valid & self.read.fault) | (self.write.valid & self.write.fault)):
             m.d.comb += fault.eq(ErrorCode.SCRATCHPAD_RANGE)
@@ -231,6 +234,8 @@ class VectorUnit(wiring.Component):
         m.d.sync += running.eq(start | working)
         with m.FSM(name="control") as fsm:
             with m.State("IDLE"):
+                m.d.comb += self.command.ready.eq(1)
+                m.d.sync += [command.eq(offered), last.eq(offered.n - 1), bad_field.eq(field), bad_rows.eq(rows)]
                 with m.If(self.command.valid):
                     m.next = "START"
             with m.State("START"):
@@ -248,29 +253,25 @@ class VectorUnit(wiring.Component):
                     m.d.comb += [status.error.eq(1), status.code.eq(fault)]
                     m.next = "STOPPED"
                 with m.Elif(~running):
-                    m.d.comb += [status.done.eq(1), self.command.ready.eq(1)]
+                    m.d.comb += status.done.eq(1)
                     m.next = "IDLE"
             with m.State("STOPPED"):
                 pass
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
 
-    def _checks(self, m, command):
-        """What is wrong with a command's fields, a cycle after they came."""
-        bad_field, bad_rows = Signal(), Signal()
+    def _checks(self, command):
+        """Whether something is wrong with a command's fields, and whether its rows are not in the activation buffer."""
         activation, quantised = command.dest == Dest.ACTIVATION, self._quantised(command)
         no_format = command.half & (command.dest == Dest.PACKED) if self._fp16 else command.half
         if not self._int8:
             no_format = no_format | quantised
         rows = Mux(command.half, self._fp16_rows, self._activation_rows)
-        m.d.sync += [
-            bad_field.eq(
-                (command.n == 0) | (command.rows == 0)
-                | (command.function > len(self._tables))
-                | (command.swap & (self._words == 1))
-                | (quantised & command.row_scale & (command.n > self._max_row))
-                | (activation & ((command.target % BLOCK != 0) | (command.group_stride % BLOCK != 0)))
-                | no_format
-                | ((command.ring != 0) & ((command.valid_step > 1) | (command.ring < command.valid)))),
-            bad_rows.eq(activation & (rows <= command.target_stride)),
-        ]
-        return bad_field, bad_rows
+        bad_field = (
+            (command.n == 0) | (command.rows == 0)
+            | (command.function > len(self._tables))
+            | (command.swap & (self._words == 1))
+            | (quantised & command.row_scale & (command.n > self._max_row))
+            | (activation & ((command.target % BLOCK != 0) | (command.group_stride % BLOCK != 0)))
+            | no_format
+            | ((command.ring != 0) & ((command.valid_step > 1) | (command.ring < command.valid))))
+        return bad_field, activation & (rows <= command.target_stride)

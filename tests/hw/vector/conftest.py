@@ -136,7 +136,7 @@ class Bench:
             words = encode(Opcode.VECTOR, **command)
             ctx.set(unit.command.payload.as_value(), sum(word << 32 * i for i, word in enumerate(words)))
             ctx.set(unit.command.valid, 1)
-            cycle = 0
+            cycle, taken = 0, False
             while True:
                 cycle += 1
                 assert cycle < 20_000, "no done"
@@ -146,9 +146,13 @@ class Bench:
                 answers.append(address if ready and ctx.get(unit.read.valid) else None)
                 self._write(ctx, groups)
                 done, error = ctx.get(unit.status.done), ctx.get(unit.status.error)
-                assert ctx.get(unit.command.ready) == done
-                code = ctx.get(unit.status.code)
+                code, ready = ctx.get(unit.status.code), ctx.get(unit.command.ready)
                 await ctx.tick()
+                if ready:  # the unit keeps nothing of what is on the port from here on
+                    assert not taken
+                    taken = True
+                    ctx.set(unit.command.valid, 0)
+                    ctx.set(unit.command.payload.as_value(), int.from_bytes(self.rng.bytes(64), "little"))
                 self._answer(ctx, answers.popleft(), groups)
                 if error:
                     return ErrorCode(code)
