@@ -11,8 +11,8 @@ from enum import IntEnum
 from amaranth.lib import data
 
 __all__ = ["COMMAND_WORDS", "COMMAND_BYTES", "REGISTERS", "Opcode", "Unit", "NO_WAIT", "ScalarOp", "Condition",
-           "Operand", "Reduce", "Format", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "encode",
-           "decode"]
+           "Operand", "Reduce", "Format", "Dest", "Element", "Field", "HEADER", "COMMANDS", "layout", "last_word",
+           "encode", "decode"]
 
 COMMAND_WORDS = 16
 COMMAND_BYTES = 4 * COMMAND_WORDS
@@ -203,14 +203,16 @@ COMMANDS = {
         "c_stride": Field(8, 16, 16, ""),
         "c_immediate": Field(8, 0, 32, "FP32 value where c_kind is IMMEDIATE"),
         "d": Field(9, 0, 16, "as a"),
-        "d_stride": Field(9, 16, 16, ""),
+        "d_stride": Field(9, 16, 16, "groups from row to row, or from row group to row group where group_rows is not 0"),
         "d_immediate": Field(9, 0, 32, "FP32 value where d_kind is IMMEDIATE"),
         "target": Field(10, 0, 16, "FP32, PACKED: group of row 0; ACTIVATION: reduction index of element 0"),
         "target_stride": Field(10, 16, 16, "FP32, PACKED: groups from row to row; ACTIVATION: activation row of row 0"),
         "scale": Field(11, 0, 16, "PACKED: group of the scales of row 0"),
         "scale_stride": Field(11, 16, 16, "PACKED: groups from row to row"),
-        "group_stride": Field(11, 16, 16, "ACTIVATION: reduction indices from row group to row group; rows beyond "
-                                          "the array's go on in the next group"),
+        "group_rows": Field(15, 0, 16, "rows of a row group; 0: ACTIVATION: the array's rows, and d_stride is from row "
+                                       "to row"),
+        "group_stride": Field(11, 16, 16, "ACTIVATION: reduction indices from row group to row group; each begins "
+                                          "again at activation row 0"),
         "result": Field(12, 0, 16, "group of the reduction's result for row 0; its other words become zero"),
         "result_stride": Field(12, 16, 16, "groups from row to row"),
         "first": Field(13, 0, 16, "elements before this one count as zero (row 0), two's complement"),
@@ -234,6 +236,11 @@ def layout(opcode):
     """Amaranth view of a whole command: ``data.FlexibleLayout`` over 512 bits with header and fields."""
     return data.FlexibleLayout(32 * COMMAND_WORDS, {
         name: data.Field(f.width, f.offset) for name, f in (HEADER | COMMANDS[opcode]).items()})
+
+
+def last_word(opcode):
+    """Number of the last word of which the command has a field."""
+    return max(f.word for f in COMMANDS[opcode].values())
 
 
 def encode(opcode, **values):

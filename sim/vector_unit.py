@@ -19,7 +19,10 @@ def vector(machine, fields):
     accesses = []
 
     def address(name):
-        return fields[name] + np.arange(rows) * fields[f"{name}_stride"] & 0xFFFF
+        steps = np.arange(rows)
+        if name == "d" and fields["group_rows"]:
+            steps //= fields["group_rows"]
+        return fields[name] + steps * fields[f"{name}_stride"] & 0xFFFF
 
     def read(name, n):
         first = address(name)
@@ -113,8 +116,12 @@ def _halves(t4):
 def _row_groups(machine, fields, rows, size):
     """Where rows go in an activation buffer with ``size`` rows: (their slice, first row, index) of each row group."""
     row, index, taken = fields["target_stride"], fields["target"], 0
+    highest = max(row, min(row + rows, fields["group_rows"]) - 1)
+    if highest >= size:
+        machine.fail(f"activation row {highest} of {size}", ErrorCode.ACTIVATION_RANGE)
+    size = fields["group_rows"] or size
     if row >= size:
-        machine.fail(f"activation row {row} of {size}", ErrorCode.ACTIVATION_RANGE)
+        machine.fail(f"activation row {row} of a row group of {size}")
     if fields["group_stride"] % BLOCK:
         machine.fail(f"group_stride = {fields['group_stride']} is not a multiple of {BLOCK}", ErrorCode.BAD_FIELD)
     while taken < rows:

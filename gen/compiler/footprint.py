@@ -57,9 +57,10 @@ class _Zeros(dict):
         return 0
 
 
-def _activation(config, half, row, index, rows, n, group_stride):
+def _activation(config, half, row, index, rows, n, group_stride, group_rows=0):
     """Bit set of blocks of 32 activations, in byte columns: an INT8 row is one, an FP16 row two neighbouring ones."""
     size, columns = (config.fp16_rows, 2) if half else (config.rows, 1)
+    size = group_rows or size
     depth, bits = config.activation_depth // BLOCK, 0
     while rows > 0:
         taken = min(rows, size - row)
@@ -82,14 +83,16 @@ def _vector(config, f):
     for name in "bcd":
         kind = f[f"{name}_kind"]
         if kind in (Operand.STREAM, Operand.ROW):
-            read |= _rows(f[name], groups if kind == Operand.STREAM else 1, rows, f[f"{name}_stride"])
+            shared = f["group_rows"] if name == "d" and f["group_rows"] else 1
+            read |= _rows(f[name], groups if kind == Operand.STREAM else 1, -(-rows // shared), f[f"{name}_stride"])
     written, activation = 0, 0
     if f["reduce"]:
         written |= _rows(f["result"], 1, rows, f["result_stride"])
     if f["dest"] == Dest.FP32:
         written |= _rows(f["target"], groups, rows, f["target_stride"])
     elif f["dest"] == Dest.ACTIVATION:
-        activation = _activation(config, f["half"], f["target_stride"], f["target"], rows, n, f["group_stride"])
+        activation = _activation(config, f["half"], f["target_stride"], f["target"], rows, n, f["group_stride"],
+                                 f["group_rows"])
     elif f["dest"] == Dest.PACKED:
         blocks = 1 if f["row_scale"] else -(-n // BLOCK)
         written |= _rows(f["target"], -(-n // config.bus_bytes), rows, f["target_stride"])

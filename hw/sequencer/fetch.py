@@ -9,7 +9,7 @@ from ..ports import BeatRead
 
 __all__ = ["ProgramFetch", "WordRead"]
 
-QUEUE_BYTES = 4 * COMMAND_BYTES
+QUEUE_BYTES = 8 * COMMAND_BYTES
 
 
 class WordRead(wiring.Signature):
@@ -26,9 +26,9 @@ class WordRead(wiring.Signature):
 class ProgramFetch(wiring.Component):
     """Reads commands ahead of their use, in order, until told to jump.
 
-    Words come out one a cycle, least significant first. Up to four commands are stored or on their way. What was read
-    ahead in vain (behind a jump) is dropped; an error there is none: ``error`` and ``fault`` speak of the word that
-    would come next.
+    Words come out one a cycle, least significant first. Up to eight commands are stored or on their way: enough where
+    each waits behind the bursts of the prefetch. What was read ahead in vain (behind a jump, or skipped) is dropped; an
+    error there is none: ``error`` and ``fault`` speak of the word that would come next.
 
     A single word (``data``) goes between: the program's requests rest until it has come.
 
@@ -37,6 +37,8 @@ class ProgramFetch(wiring.Component):
     enable : In(1)      read ahead; while low nothing is requested
     jump : In(1)        go on at ``target`` (byte offset in region 0, aligned to a command)
     word : Out(stream)  words
+    skip : In(1)        beside a word that is taken: the next word is that of the next command; dropping what is between
+                        takes a cycle a beat
     error : Out(1)      the next word's beat came with a bus error
     fault : Out(1)      the next word lies outside region 0
     data : In(WordRead)
@@ -47,7 +49,7 @@ class ProgramFetch(wiring.Component):
         super().__init__({
             "read": Out(BeatRead(width=width)),
             "enable": In(1), "jump": In(1), "target": In(32),
-            "word": Out(stream.Signature(32)),
+            "word": Out(stream.Signature(32)), "skip": In(1),
             "error": Out(1), "fault": Out(1),
             "data": In(WordRead()),
         })
@@ -75,7 +77,9 @@ class ProgramFetch(wiring.Component):
         asked = Signal()                          # a burst was accepted
         accepted = Signal()                       # ... or refused
         keep = Signal()                           # a beat arrives that is wanted
-        used = Signal()                           # the last word of a beat leaves
+        used = Signal()                           # a beat leaves: its last word does, or it is dropped
+        beat = Signal(range(command_beats))       # of the command, at the front
+        skipping = Signal()
         m.d.comb += [
             accepted.eq(self._idle & self.read.request_valid & self.read.request_ready),
             asked.eq(accepted & ~self.read.fault),
@@ -84,11 +88,11 @@ class ProgramFetch(wiring.Component):
             write.addr.eq(tail), write.data[:-1].eq(self.read.beat), write.data[-1].eq(self.read.beat_error),
             write.en.eq(keep),
             read.addr.eq(head),
-            self.error.eq((stored != 0) & read.data[-1]),
+            self.error.eq((stored != 0) & read.data[-1] & ~skipping),
             self.fault.eq((stored == 0) & (flight == unwanted) & faulted),
-            self.word.valid.eq((stored != 0) & ~read.data[-1] & ~self.jump),
+            self.word.valid.eq((stored != 0) & ~read.data[-1] & ~self.jump & ~skipping),
             self.word.payload.eq(read.data[:-1].word_select(lane, 32)),
-            used.eq(self.word.valid & self.word.ready & (lane == beat_bytes // 4 - 1)),
+            used.eq(Mux(skipping, stored != 0, self.word.valid & self.word.ready & (lane == beat_bytes // 4 - 1))),
         ]
         with m.If(self._idle):
             m.d.comb += [
@@ -102,7 +106,11 @@ class ProgramFetch(wiring.Component):
         with m.If(accepted):
             m.d.sync += [faulted.eq(self.read.fault), offset.eq(offset + COMMAND_BYTES)]
         with m.If(self.word.valid & self.word.ready):
-            m.d.sync += lane.eq(Mux(used, 0, lane + 1))
+            m.d.sync += [lane.eq(lane + 1), skipping.eq(self.skip)]
+        with m.If(used):
+            m.d.sync += [lane.eq(0), beat.eq(beat + 1)]
+            with m.If(beat == command_beats - 1):
+                m.d.sync += skipping.eq(0)
         m.d.sync += [
             flight.eq(flight + Mux(asked, command_beats, 0) - program_beat),
             unwanted.eq(unwanted - (program_beat & (unwanted != 0))),
@@ -115,7 +123,7 @@ class ProgramFetch(wiring.Component):
             m.d.sync += [
                 unwanted.eq(flight + Mux(asked, command_beats, 0) - program_beat),
                 reserved.eq(0), stored.eq(0), head.eq(0), tail.eq(0), lane.eq(0), faulted.eq(0),
-                offset.eq(self.target),
+                beat.eq(0), skipping.eq(0), offset.eq(self.target),
             ]
         return m
 

@@ -4,7 +4,17 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..commands import COMMAND_BYTES, COMMAND_WORDS, HEADER, PATCHES, Condition, Opcode, Unit, layout
+from ..commands import (
+    COMMAND_BYTES,
+    COMMAND_WORDS,
+    HEADER,
+    PATCHES,
+    Condition,
+    Opcode,
+    Unit,
+    last_word,
+    layout,
+)
 from ..ports import BeatRead
 from ..registers import ARGUMENTS, ErrorCode
 from .fetch import ProgramFetch
@@ -18,7 +28,8 @@ FIRST_WORD = 2  # behind header and patches
 class Issue(wiring.Component):
     """One command at a time, in program order.
 
-    A unit's command takes 2 cycles of header, the wait, 14 words and one cycle a patch.
+    A command takes 2 cycles of header, one for each word up to its last one that means something, one for each patch,
+    and the wait. It waits with its words already in the unit's queue, so that it begins soon after what it waits for.
 
     Members
     -------
@@ -60,10 +71,11 @@ class Issue(wiring.Component):
         self._decoded = Signal(64)          # words 2 and 3, of SCALAR and BRANCH
         self._jump = Signal()
         self._target = Signal(32, reset_less=True)
-        argument = Signal(range(ARGUMENTS))
+        self._last = Signal(range(COMMAND_WORDS))    # last word of the command in work
+        argument, last = Signal(range(ARGUMENTS)), Signal(range(COMMAND_WORDS), init=FIRST_WORD + 1)
         for unit in Unit:
             with m.If(opcode == Opcode[unit.name]):
-                m.d.comb += [self.unit.eq(unit), is_unit.eq(1)]
+                m.d.comb += [self.unit.eq(unit), is_unit.eq(1), last.eq(last_word(Opcode[unit.name]))]
         self._command = Cat(Const(0, 32 * FIRST_WORD), self._decoded)
         m.d.comb += scalar.command.payload.as_value().eq(self._command)
         m.d.comb += self.error.eq(scalar.error)
@@ -92,14 +104,17 @@ class Issue(wiring.Component):
                     m.next = "PATCHES"
             with m.State("PATCHES"):
                 m.d.comb += fetch.word.ready.eq(1)
-                m.d.sync += [self._patches.eq(header), self.word.eq(FIRST_WORD)]
+                m.d.sync += [self._patches.eq(header), self.word.eq(FIRST_WORD), self._last.eq(last)]
                 self._fetch_errors(m)
                 with m.If(fetch.word.valid):
-                    m.next = "WAIT"
-            with m.State("WAIT"):
-                self._build_wait(m)
+                    m.next = "WORDS"
             with m.State("WORDS"):
                 self._build_words(m)
+            with m.State("WAIT"):
+                with m.If(self.allowed):
+                    m.next = "EXECUTE"
+                with m.Else():
+                    m.d.comb += self.waiting.eq(1)
             with m.State("EXECUTE"):
                 self._build_execute(m)
             with m.State("JUMP"):
@@ -115,7 +130,8 @@ class Issue(wiring.Component):
         with m.If(self._fetch.error):
             m.d.comb += self.error.eq(ErrorCode.READ_RESPONSE)
 
-    def _build_wait(self, m):
+    def _build_words(self, m):
+        """The words of a command, once its unit has room for them; the end of the program."""
         known = Cat(self._opcode == code for code in Opcode).any()
         with m.If(~known):
             m.d.comb += self.error.eq(ErrorCode.BAD_OPCODE)
@@ -124,12 +140,12 @@ class Issue(wiring.Component):
                 m.d.comb += self.finished.eq(1)
                 m.d.sync += self._fetch.enable.eq(0)
                 m.next = "IDLE"
-        with m.Elif(self.allowed & (~self._is_unit | self.room.bit_select(self.unit, 1))):
-            m.next = "WORDS"
+        with m.Elif(~self._is_unit | self.room.bit_select(self.unit, 1)):
+            self._build_patching(m)
         with m.Else():
             m.d.comb += self.waiting.eq(1)
 
-    def _build_words(self, m):
+    def _build_patching(self, m):
         """Each word plus the registers patched into it; a patch takes a cycle before its word passes."""
         fetch, scalar = self._fetch, self._scalar
         addend = Signal(32)
@@ -146,14 +162,17 @@ class Issue(wiring.Component):
             m.d.sync += [addend.eq(addend + scalar.value), applied.eq(applied | (pending & (~pending + 1)))]
         with m.Else():
             self._fetch_errors(m)
-            m.d.comb += [fetch.word.ready.eq(1), self.write.eq(fetch.word.valid & self._is_unit)]
+            m.d.comb += [fetch.word.ready.eq(1), fetch.skip.eq(self.word == self._last),
+                         self.write.eq(fetch.word.valid & self._is_unit)]
             with m.If(fetch.word.valid):
                 m.d.sync += [self.word.eq(self.word + 1), addend.eq(0)]
                 with m.If(self.word < FIRST_WORD + 2):
                     m.d.sync += self._decoded.word_select(self.word[0], 32).eq(self.value)
-                with m.If(self.word == COMMAND_WORDS - 1):
+                with m.If(self.word == self._last):
                     m.d.sync += applied.eq(0)
-                    m.next = "EXECUTE"
+                    m.next = "WAIT"
+                    with m.If(self.allowed):
+                        m.next = "EXECUTE"
 
     def _build_execute(self, m):
         scalar = self._scalar

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..commands import COMMAND_WORDS, COMMANDS, Opcode, Unit, layout
+from ..commands import COMMAND_WORDS, COMMANDS, Opcode, Unit, last_word, layout
 
 __all__ = ["UnitQueues", "QUEUE_DEPTH"]
 
@@ -15,8 +15,8 @@ FIRST_WORD = 2  # header and patches stay with the sequencer
 class UnitQueues(wiring.Component):
     """Four commands deep for each unit, in one block RAM written and read word by word.
 
-    A command costs 14 cycles in and 17 out; units work for hundreds, so one port for all five is enough and the wide
-    queues of registers are saved. A command that is read out waits in a holding register for its unit.
+    A command costs a cycle a word in, and 3 more out; units work for hundreds, so one port for all five is enough and
+    the wide queues of registers are saved. A command that is read out waits in a holding register for its unit.
 
     Members
     -------
@@ -54,6 +54,7 @@ class UnitQueues(wiring.Component):
         ]
         unit = Signal(range(len(Unit)))     # being read out
         word = Signal(range(COMMAND_WORDS))
+        last = Array(last_word(Opcode[unit.name]) for unit in Unit)
         arriving = Signal()                 # the word asked for in the last cycle is on read.data
         arriving_word = Signal.like(word)
         finish = Signal()
@@ -69,7 +70,7 @@ class UnitQueues(wiring.Component):
                     m.next = "READ"
             with m.State("READ"):
                 m.d.sync += [word.eq(word + 1), arriving.eq(1)]
-                with m.If(word == COMMAND_WORDS - 1):
+                with m.If(word == last[unit]):
                     m.next = "LAST"
             with m.State("LAST"):
                 m.d.comb += finish.eq(1)

@@ -14,9 +14,9 @@ __all__ = ["ScalarUnit"]
 class ScalarUnit(wiring.Component):
     """Sixteen registers of 32 bits (register 0 is zero) and one operation at a time.
 
-    Shifts go one bit and products one bit of the multiplier a cycle: programs need a handful for each token, and a
-    barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for SHL, SHR and MUL; READ
-    takes 5 and the memory's time.
+    Shifts go one bit and products one bit of the second operand a cycle, up to its highest one: programs need a handful
+    for each token, and a barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for
+    SHL, SHR and MUL; READ takes 5 and the memory's time.
 
     Members
     -------
@@ -42,7 +42,6 @@ class ScalarUnit(wiring.Component):
         write, read = registers.write_port(), registers.read_port(domain="comb")
         command = self.command.payload
         left, right, result = Signal(32), Signal(32), Signal(32)
-        count = Signal(6)
 
         m.d.comb += [
             read.addr.eq(self.index), self.value.eq(read.data),
@@ -58,7 +57,7 @@ class ScalarUnit(wiring.Component):
                     m.next = "RIGHT"
             with m.State("RIGHT"):
                 m.d.comb += read.addr.eq(command.rt)
-                m.d.sync += [right.eq(read.data + command.immediate), result.eq(0), count.eq(32)]
+                m.d.sync += [right.eq(read.data + command.immediate), result.eq(0)]
                 m.next = "OPERATE"
             with m.State("OPERATE"):
                 m.next = "WRITE"
@@ -73,10 +72,10 @@ class ScalarUnit(wiring.Component):
                         m.d.sync += result.eq(Mux(left < right, left, right))
                     with m.Case(ScalarOp.MUL):
                         m.d.sync += [
-                            left.eq(left << 1), right.eq(right >> 1), count.eq(count - 1),
+                            left.eq(left << 1), right.eq(right >> 1),
                             result.eq(result + Mux(right[0], left, 0)),
                         ]
-                        with m.If(count != 0):
+                        with m.If(right[1:] != 0):
                             m.next = "OPERATE"
                     with m.Case(ScalarOp.SHL, ScalarOp.SHR):
                         m.d.sync += result.eq(left)

@@ -20,8 +20,8 @@ ABORT_CYCLES = 8
 class Sequencer(wiring.Component):
     """Issues a program's commands to the units, in order.
 
-    A command is issued when, for each unit, no more commands are unfinished than its wait field allows; then it goes
-    into the unit's queue. Commands that need not wait follow each other every 18 to 22 cycles. END waits for all units.
+    A command is issued when, for each unit, no more commands are unfinished than its wait field allows. Commands that
+    need not wait follow each other every 9 to 20 cycles. END waits for all units.
     On an error (of a command, a unit, the watchdog, or ``stop``) ``abort`` goes up and stays until the bus is idle;
     it resets the units.
 

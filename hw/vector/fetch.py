@@ -140,9 +140,12 @@ class OperandFetch(wiring.Component):
         active, first_row, first_group, beginning = Signal(), Signal(), Signal(), Signal()
         pending, operand, last = Signal(4), Signal(2), Signal()  # the first of them, and whether it is the only one
         group, rows = Signal(16), Signal(16)
+        in_group, group_ends = Signal(16), Signal()   # the row's number in its row group; whether it is the last one
+        held = Signal()                               # d stays: the row before was of the same row group
         advance, row_ends, following = Signal(), Signal(), Signal(4)
         m.d.comb += [
             row_ends.eq(last & (group == self.last_group)),
+            group_ends.eq((in_group + 1)[:16] == command.group_rows),
             following.eq(Mux(row_ends | self.start, with_rows, Mux(last, streams, pending & (pending - 1)))),
             advance.eq(active & (~self.read.valid | self.read.ready)
                        & (~beginning | self._room(m, beginning & advance))),
@@ -158,13 +161,18 @@ class OperandFetch(wiring.Component):
             with m.If(last):
                 m.d.sync += [first_group.eq(row_ends), group.eq(Mux(row_ends, 0, group + 1))]
             with m.If(row_ends):
-                m.d.sync += [first_row.eq(0), rows.eq(rows - 1), active.eq(rows != 1)]
+                m.d.sync += [
+                    first_row.eq(0), rows.eq(rows - 1), active.eq(rows != 1),
+                    in_group.eq(Mux(group_ends, 0, in_group + 1)), held.eq(~group_ends & (command.group_rows != 0)),
+                ]
         with m.If(self.start):
             m.d.sync += [
                 active.eq(1), first_row.eq(1), first_group.eq(1), beginning.eq(1), group.eq(0), rows.eq(command.rows),
+                in_group.eq(0),
             ]
 
-        address = self._address(m, operand, first_row, first_group, group, advance)
+        step = Mux(first_group, Mux(held & (operand == 3), 0, self._stride(operand)), group)
+        address = self._address(m, operand, first_row & first_group, first_group, step, advance)
         with m.If(~self.read.valid | self.read.ready):
             m.d.sync += [self.read.valid.eq(advance), self.read.address.eq(address)]
         self._answers(m, advance, operand, last)
@@ -179,18 +187,20 @@ class OperandFetch(wiring.Component):
             room = room & ~count[-1]
         return room
 
-    def _address(self, m, operand, first_row, first_group, group, advance):
-        """One adder: base, base of the row before plus stride, or base of the row plus group."""
+    def _stride(self, operand):
+        command = self.command
+        return Array([command.a_stride, command.b_stride, command.c_stride, command.d_stride])[operand]
+
+    def _address(self, m, operand, fresh, first_group, step, advance):
+        """One adder: base, or base of the row before plus stride, or base of the row plus group."""
         command = self.command
         m.submodules.bases = bases = Memory(shape=SCRATCH_ADDRESS_WIDTH, depth=4, init=[])
         write, read = bases.write_port(), bases.read_port(domain="comb")
         start = Array([command.a, command.b, command.c, command.d])[operand]
-        stride = Array([command.a_stride, command.b_stride, command.c_stride, command.d_stride])[operand]
         address = Signal(SCRATCH_ADDRESS_WIDTH)
-        fresh = first_row & first_group
         m.d.comb += [
             read.addr.eq(operand),
-            address.eq(Mux(fresh, start, read.data) + Mux(fresh, 0, Mux(first_group, stride, group))),
+            address.eq(Mux(fresh, start, read.data) + Mux(fresh, 0, step)),
             write.addr.eq(operand),
             write.data.eq(address),
             write.en.eq(advance & first_group),

@@ -101,18 +101,19 @@ class ResultWriter(wiring.Component):
 
     def _write_activation(self, m, inside, elements):
         """Bytes of a slot, and the scale code wherever 32 elements begin (with one scale for a row: the same one); or
-        FP16 elements of a slot. Behind the buffer's last row the next row group begins."""
+        FP16 elements of a slot. Behind its last row the next row group begins."""
         out, command = self.activation, self.command
         index, row = Signal(17), Signal(16)   # the top bit of an index stays: it is beyond any buffer
         base, following, last_row = Signal(17), Signal(17), Signal()
         here, active, row_end = Signal(), Signal(), Signal()
+        last = Signal(16)                     # row of a row group
         m.d.comb += [
             here.eq(command.dest == Dest.ACTIVATION),
             out.valid.eq(active),
             out.row.eq(row),
             out.index.eq(index[:16] | index[16].replicate(16)),
             out.mask.eq(Mux(row_end, inside, ~0)),
-            last_row.eq(row == self._int8 - 1 if self._int8 else 0),
+            last_row.eq(row == last),
             following.eq(base + Mux(last_row, command.group_stride, 0)),
         ]
         if self._int8:
@@ -129,7 +130,6 @@ class ResultWriter(wiring.Component):
             m.d.comb += out.half.eq(command.half)
             with m.If(command.half):
                 m.d.comb += [
-                    last_row.eq(row == self._fp16 - 1),
                     active.eq(self.slot.valid & here),
                     row_end.eq(self.slot.row_end),
                     out.data.eq(Cat(elements.word_select(lane, 32)[:16] for lane in range(self._lanes))),
@@ -139,7 +139,11 @@ class ResultWriter(wiring.Component):
             with m.If(row_end):
                 m.d.sync += [index.eq(following), base.eq(following), row.eq(Mux(last_row, 0, row + 1))]
         with m.If(self.start):
-            m.d.sync += [index.eq(command.target), base.eq(command.target), row.eq(command.target_stride)]
+            rows = Mux(command.half, self._fp16, self._int8)
+            m.d.sync += [
+                index.eq(command.target), base.eq(command.target), row.eq(command.target_stride),
+                last.eq(Mux(command.group_rows == 0, rows, command.group_rows) - 1),
+            ]
 
     def _pack(self, m, inside):
         """INT8 slots to slots of words: (valid, words, their mask, last of a row)."""

@@ -51,7 +51,8 @@ def expect(memory, c, carry=None):
         if kind == IMMEDIATE:
             return np.uint32(c[f"{name}_immediate"]).view(np.float32)
         length = 1 if kind == ROW else n
-        return np.stack([memory.row(c[name] + r * c[f"{name}_stride"] & 0xFFFF, length) for r in range(rows)])
+        shared = c["group_rows"] if name == "d" and c["group_rows"] else 1
+        return np.stack([memory.row(c[name] + r // shared * c[f"{name}_stride"] & 0xFFFF, length) for r in range(rows)])
 
     first, valid = vector.window(c["first"], c["valid"], c["valid_step"], c["ring"], rows)
     table = functions.table_from(TABLES[c["function"] - 1]) if c["function"] else None
@@ -87,7 +88,7 @@ def half_bits(x):
 
 def _activation_places(c, rows):
     """(row, index) of each row of a command in a buffer of so many rows."""
-    groups, places = divmod(c["target_stride"] + np.arange(c["rows"]), rows)
+    groups, places = divmod(c["target_stride"] + np.arange(c["rows"]), c["group_rows"] or rows)
     return [(row, c["target"] + group * c["group_stride"]) for group, row in zip(groups, places, strict=True)]
 
 
@@ -207,7 +208,7 @@ def place(rng, group_words, **fields):
     """A command with defaults, its areas one behind the other with gaps, and random strides."""
     c = dict.fromkeys(("b_kind", "c_kind", "d_kind", "square", "c_negate", "swap", "function", "reduce", "dest",
                        "row_scale", "scale_fp32", "valid_step", "first", "ring", "half", "carry", "index",
-                       "b_immediate", "c_immediate", "d_immediate"), 0)
+                       "b_immediate", "c_immediate", "d_immediate", "group_rows"), 0)
     c |= {"rows": 1, "valid": 0xFFFF} | fields
     next_group = int(rng.integers(0, 4))
 
@@ -227,7 +228,7 @@ def place(rng, group_words, **fields):
         c["target"], c["target_stride"] = area(c["n"] if c["dest"] == Dest.FP32 else -(-c["n"] // 4))
     elif c["dest"] == Dest.ACTIVATION:
         c.setdefault("target", 32 * int(rng.integers(0, 3)))
-        rows = FP16_ROWS if c["half"] else ACTIVATION_ROWS
+        rows = c["group_rows"] or (FP16_ROWS if c["half"] else ACTIVATION_ROWS)
         c.setdefault("target_stride", int(rng.integers(0, rows)))
         groups = (c["target_stride"] + c["rows"] - 1) // rows + 1
         c.setdefault("group_stride", 32 * min(-(-c["n"] // 32) + int(rng.integers(0, 2)),

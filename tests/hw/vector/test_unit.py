@@ -77,6 +77,17 @@ def test_cycles_of_a_row_of_sums(check, lanes, n, most):
     assert many - few <= 6 * most
 
 
+@pytest.mark.parametrize("lanes, group_words", SHAPES)
+def test_row_groups(check, lanes, group_words):
+    """Rows of a group share d, and a group's rows begin again at activation row 0."""
+    cases = [dict(n=n, rows=rows, dest=dest, half=half, d_kind=d, group_rows=group_rows)
+             for n, rows, group_rows, dest, half, d in (
+                 (31, 6, 2, Dest.ACTIVATION, 0, STREAM), (40, 5, 1, Dest.ACTIVATION, 0, NONE),
+                 (9, 7, 3, Dest.ACTIVATION, 1, STREAM), (33, 4, 4, Dest.ACTIVATION, 1, ROW),
+                 (12, 8, 3, Dest.FP32, 0, STREAM), (5, 3, 3, Dest.FP32, 0, ROW), (64, 3, 1, Dest.PACKED, 0, STREAM))]
+    check(lanes, group_words, cases, seed=SEED + 9, formats=BOTH)
+
+
 def ring_case(rng, n, rows):
     """A window of a ring of n positions, as a decoder's rows see it; it may go over the end, or begin before 0."""
     size, position = int(rng.integers(1, n + 1)), int(rng.integers(0, 3 * n))
@@ -209,6 +220,7 @@ def test_same_place_is_read_before_it_is_written(bench):
     (dict(dest=Dest.ACTIVATION, target_stride=ACTIVATION_ROWS - 1, rows=4 * ACTIVATION_ROWS, group_stride=0xFFE0),
      ErrorCode.ACTIVATION_RANGE),
     (dict(dest=Dest.ACTIVATION, target=ACTIVATION_DEPTH - 32, n=64), ErrorCode.ACTIVATION_RANGE),
+    (dict(dest=Dest.ACTIVATION, rows=2 * ACTIVATION_ROWS, group_rows=ACTIVATION_ROWS + 1), ErrorCode.ACTIVATION_RANGE),
     (dict(a=64), ErrorCode.SCRATCHPAD_RANGE),
     (dict(target=60, n=40), ErrorCode.SCRATCHPAD_RANGE),
     (dict(dest=Dest.PACKED, half=1), ErrorCode.BAD_FIELD),
