@@ -203,7 +203,7 @@ COMMANDS = {
         "c_stride": Field(8, 16, 16, ""),
         "c_immediate": Field(8, 0, 32, "FP32 value where c_kind is IMMEDIATE"),
         "d": Field(9, 0, 16, "as a"),
-        "d_stride": Field(9, 16, 16, "groups from row to row, or from row group to row group where group_rows is not 0"),
+        "d_stride": Field(9, 16, 16, "groups from row to row; where group_rows is not 0, from row group to row group"),
         "d_immediate": Field(9, 0, 32, "FP32 value where d_kind is IMMEDIATE"),
         "target": Field(10, 0, 16, "FP32, PACKED: group of row 0; ACTIVATION: reduction index of element 0"),
         "target_stride": Field(10, 16, 16, "FP32, PACKED: groups from row to row; ACTIVATION: activation row of row 0"),

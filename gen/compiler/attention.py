@@ -11,7 +11,7 @@ from .assembler import Dynamic
 from .builder import CACHE, fp32
 from .plan import ceil_to
 
-__all__ = ["plan_projections", "plan_streams", "first_queries", "attention"]
+__all__ = ["plan_projections", "plan_streams", "first_queries", "finish_first", "attention"]
 
 PIECES = 4
 """Pieces of q_proj whose results are taken up while the next one is computed, in decode."""
@@ -23,7 +23,7 @@ HEADS_AHEAD = 2
 class _Unit:
     """What one MATMUL over K (and one over V) covers: a KV group's query heads of a token, or a head of all tokens."""
 
-    index: int
+    number: int     # in its batch
     kv_head: int
     head: int       # first query head
     heads: int
@@ -31,6 +31,15 @@ class _Unit:
     stride: int     # groups from row to row
     rows: object    # int or Dynamic
     row_groups: int    # of the array, at most
+
+
+class _Batch:
+    """Units whose rows the vector unit takes together: in prefill one, in decode as many as the plan says."""
+
+    def __init__(self, index, units):
+        self.index, self.units, self.first = index, units, units[0]
+        self.heads = sum(unit.heads for unit in units)
+        self.rows = self.first.rows if len(units) == 1 else self.heads   # several: a row a head
 
 
 def plan_projections(b):
@@ -76,28 +85,29 @@ def _project_queries(b, step):
 def attention(b):
     """Softmax(q K) V of all heads: o in the place of q, and for o_proj in the activation buffer.
 
-    The array works ``plan.ahead`` units ahead with scores, so that softmax runs under later matmuls. A
-    step's vector work is issued behind the next step's MATMUL, unless that one needs its result or its place.
+    ``finish_first`` was called before. The array works ``plan.ahead`` batches ahead with scores, so that softmax runs
+    under later matmuls. A step's vector work is issued behind the next step's MATMUL, unless that one needs its result
+    or its place.
     """
-    units = _units(b)
+    batches = _batches(b)
     ahead, waiting = b.plan.ahead, None
     eager = b.plan.score_slots == 1 or (b.kv.scaled and b.plan.scale_slots < min(2, b.shape.kv_heads))
-    for step in range(len(units) + ahead):
+    for step in range(len(batches) + ahead):
         steps = []
         _project_queries(b, step)
-        if step < len(units):
-            steps.append((_scores, _softmax, units[step], eager))
+        if step < len(batches):
+            steps.append((_scores, _softmax, batches[step], eager))
         if step >= ahead:
-            steps.append((_weighted_sum, _normalise, units[step - ahead], not ahead))
-        for matmul, follow, unit, flush in steps:
+            steps.append((_weighted_sum, _normalise, batches[step - ahead], not ahead))
+        for matmul, follow, batch, flush in steps:
             if flush and waiting:
                 waiting()
                 waiting = None
-            matmul(b, unit)
+            matmul(b, batch)
             b.streams.pump()
             if waiting:
                 waiting()
-            waiting = lambda follow=follow, unit=unit: follow(b, unit)  # noqa: E731
+            waiting = lambda follow=follow, batch=batch: follow(b, batch)  # noqa: E731
     waiting()
     if not _straight_to_projection(b):
         _whole_rows(b)
@@ -119,28 +129,30 @@ def _whole_rows(b):
 
 def plan_streams(b):
     """Plan the STREAMs over K and V in the order in which ``attention`` takes them."""
-    units, kv, ahead = _units(b), b.place.kv, b.plan.ahead
-    for step in range(len(units) + ahead):
+    batches, kv, ahead = _batches(b), b.place.kv, b.plan.ahead
+    for step in range(len(batches) + ahead):
         _plan_queries(b, step)
-        if step < len(units):
-            b.streams.plan(reads=[b.cached("k")], region=CACHE, **b.kv.stream, k=kv.head_dim,
-                           offset=b.place.cache + units[step].kv_head * kv.k_head_bytes,
-                           tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
+        if step < len(batches):
+            for unit in batches[step].units:
+                b.streams.plan(reads=[b.cached("k")], region=CACHE, **b.kv.stream, k=kv.head_dim,
+                               offset=b.place.cache + unit.kv_head * kv.k_head_bytes,
+                               tiles=b.k_tiles, tile_stride=kv.k_tile_bytes)
         if step >= ahead:
-            unit = units[step - ahead]
-            for _ in _passes(b, unit):
-                b.streams.plan(reads=[b.cached("v")], region=CACHE, **b.kv.unscaled_stream, k=b.used,
-                               offset=b.place.cache + kv.v_offset + unit.kv_head * kv.v_head_bytes,
-                               tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
+            for unit in batches[step - ahead].units:
+                for _ in _passes(b, unit):
+                    b.streams.plan(reads=[b.cached("v")], region=CACHE, **b.kv.unscaled_stream, k=b.used,
+                                   offset=b.place.cache + kv.v_offset + unit.kv_head * kv.v_head_bytes,
+                                   tiles=kv.v_tiles, tile_stride=kv.v_tile_bytes)
 
 
-def _units(b):
-    base = b.plan.scratch["q"]
+def _batches(b):
+    base, size = b.plan.scratch["q"], b.plan.batch
     if not b.decode:
-        return [_Unit(h, h // b.group, h, 1, base + h * b.head, b.shape.heads * b.head, b.tokens,
-                      b.kv.groups(b.plan.tokens)) for h in range(b.shape.heads)]
-    return [_Unit(g, g, g * b.group, b.group, base + g * b.group * b.head, b.head, b.group, b.kv.groups(b.group))
-            for g in range(b.shape.kv_heads)]
+        return [_Batch(h, [_Unit(0, h // b.group, h, 1, base + h * b.head, b.shape.heads * b.head, b.tokens,
+                                 b.kv.groups(b.plan.tokens))]) for h in range(b.shape.heads)]
+    units = [_Unit(g % size, g, g * b.group, b.group, base + g * b.group * b.head, b.head, b.group,
+                   b.kv.groups(b.group)) for g in range(b.shape.kv_heads)]
+    return [_Batch(i, units[i * size:][:size]) for i in range(-(-len(units) // size))]
 
 
 def _passes(b, unit):
@@ -151,43 +163,70 @@ def _passes(b, unit):
     return [(first, min(b.kv.rows, unit.rows - first)) for first in range(0, unit.rows, b.kv.rows)]
 
 
-def _query(b, unit):
-    """Reduction index of a unit's queries; two units' at a time."""
-    return b.plan.activation["q"] + unit.index % 2 * unit.row_groups * ceil_to(b.shape.head_dim, BLOCK)
+def _places(b, batch, name, slots, k):
+    """Reduction index of the first unit's rows in the activation buffer, and the reduction indices from unit to unit;
+    ``slots`` batches' at a time, with ``k`` reduction indices a row."""
+    step = batch.first.row_groups * ceil_to(k, BLOCK)
+    return b.plan.activation[name] + batch.index % slots * b.plan.batch * step, step
 
 
-def _probabilities(b, unit):
-    slot = unit.index % b.plan.probability_slots
-    return b.plan.activation["probabilities"] + slot * unit.row_groups * ceil_to(b.place.kv.slots, BLOCK)
+def _queries(b, batch):
+    return _places(b, batch, "q", 2, b.shape.head_dim)
+
+
+def _probabilities(b, batch):
+    return _places(b, batch, "probabilities", b.plan.probability_slots, b.place.kv.slots)
+
+
+def _row_groups(b, batch):
+    """Fields of a VECTOR that makes rows of a batch's units: those of a unit are a row group."""
+    return {"group_rows": b.group} if len(batch.units) > 1 else {}
 
 
 def _row_slots(b):
-    """Rows of a unit, at most."""
-    return b.group if b.decode else b.plan.tokens
+    """Rows of a batch, at most."""
+    return b.plan.batch * b.group if b.decode else b.plan.tokens
 
 
-def _score_place(b, unit):
-    return b.plan.scratch["scores"] + unit.index % b.plan.score_slots * _row_slots(b) * b.slot_groups
+def _score_place(b, batch):
+    return b.plan.scratch["scores"] + batch.index % b.plan.score_slots * _row_slots(b) * b.slot_groups
 
 
-def _weight_place(b, unit):
-    return b.plan.scratch["weight"] + unit.index % (b.plan.ahead + 1) * _row_slots(b)
+def _weight_place(b, batch):
+    return b.plan.scratch["weight"] + batch.index % (b.plan.ahead + 1) * _row_slots(b)
 
 
-def _scale_groups(b, unit):
-    return unit.kv_head % b.plan.scale_slots * b.slot_groups
+def _scale_groups(b, batch):
+    return batch.first.kv_head // b.plan.batch % b.plan.scale_slots * b.plan.batch * b.slot_groups
 
 
-def _scores(b, unit):
+def finish_first(b):
+    """Finish the first batch's queries: work for the vector unit while keys and values are on their way to memory."""
+    _finish_queries(b, _batches(b)[0])
+
+
+def _finish_queries(b, batch):
+    target, _ = _queries(b, batch)
+    b.finish_heads("q", batch.first.head, batch.heads, b.shape.heads,
+                   {**b.kv.activation, "target": target, "group_stride": ceil_to(b.shape.head_dim, BLOCK),
+                    **_row_groups(b, batch)})
+
+
+def _scores(b, batch):
     """Finished and rounded queries, then their products with K."""
     kv, span = b.place.kv, ceil_to(b.shape.head_dim, BLOCK)
-    b.finish_heads("q", unit.head, unit.heads, b.shape.heads,
-                   {**b.kv.activation, "target": _query(b, unit), "group_stride": span})
-    if b.kv.scaled and unit.head % b.group == 0:
-        b.load("scales", CACHE, b.place.cache + kv.scale_offset + unit.kv_head * kv.scale_head_bytes,
-               count=b.scale_bytes, behind=_scale_groups(b, unit), reads=[b.cached("v_scale")])
-    b.streams.matmul(k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=_query(b, unit),
-                     group_stride=span, dest=_score_place(b, unit), dest_stride=b.slot_groups)
+    if batch.index:
+        _finish_queries(b, batch)
+    if b.kv.scaled and batch.first.head % b.group == 0:
+        b.load("scales", CACHE, b.place.cache + kv.scale_offset + batch.first.kv_head * kv.scale_head_bytes,
+               count=b.scale_bytes, rows=len(batch.units), row_stride=kv.scale_head_bytes,
+               scratch_row_stride=b.slot_groups * b.config.bus_bytes, behind=_scale_groups(b, batch),
+               reads=[b.cached("v_scale")])
+    queries, step = _queries(b, batch)
+    for unit in batch.units:
+        b.streams.matmul(k=b.shape.head_dim, n=b.used, rows=unit.rows, activation=queries + unit.number * step,
+                         group_stride=span, dest_stride=b.slot_groups,
+                         dest=_score_place(b, batch) + unit.number * b.group * b.slot_groups)
 
 
 def _mask(b):
@@ -200,40 +239,44 @@ def _mask(b):
     return {"valid": Dynamic(b.position, slots, 1), "valid_step": 1}
 
 
-def _softmax(b, unit):
+def _softmax(b, batch):
     """Unnormalised probabilities, with V's scales in INT8, to the activation buffer; the reciprocal of their sum."""
-    at, scores = b.plan.scratch, _score_place(b, unit)
+    at, scores, rows = b.plan.scratch, _score_place(b, batch), batch.rows
     fields = {"a": scores, "a_stride": b.slot_groups, "b_kind": Operand.IMMEDIATE,
               "b_immediate": fp32(1 / np.sqrt(b.shape.head_dim)), **_mask(b)}
-    scales = {"d_kind": Operand.STREAM, "d": at["scales"] + _scale_groups(b, unit)} if b.kv.scaled else {}
-    b.vector(b.used, unit.rows, **fields, reduce=Reduce.MAX, result=at["maximum"], result_stride=1)
-    b.vector(b.used, unit.rows, **fields, c_kind=Operand.ROW, c=at["maximum"], c_stride=1, c_negate=1,
+    scales, groups = {}, _row_groups(b, batch)
+    if b.kv.scaled:
+        scales = {"d_kind": Operand.STREAM, "d": at["scales"] + _scale_groups(b, batch),
+                  "d_stride": b.slot_groups if groups else 0}
+    b.vector(b.used, rows, **fields, reduce=Reduce.MAX, result=at["maximum"], result_stride=1)
+    b.vector(b.used, rows, **fields, c_kind=Operand.ROW, c=at["maximum"], c_stride=1, c_negate=1,
              function=b.function("exp"), **scales, reduce=Reduce.SUM, result=at["total"], result_stride=1,
-             **b.kv.activation, target=_probabilities(b, unit), group_stride=ceil_to(b.place.kv.slots, BLOCK))
-    b.vector(1, unit.rows, a=at["total"], a_stride=1, function=b.function("recip"), dest=Dest.FP32,
-             target=_weight_place(b, unit), target_stride=1)
+             **b.kv.activation, target=_probabilities(b, batch)[0], group_stride=ceil_to(b.place.kv.slots, BLOCK),
+             **groups)
+    b.vector(1, rows, a=at["total"], a_stride=1, function=b.function("recip"), dest=Dest.FP32,
+             target=_weight_place(b, batch), target_stride=1)
 
 
-def _weighted_sum(b, unit):
+def _weighted_sum(b, batch):
     """Products of the probabilities with V, in the place of the queries."""
     span = ceil_to(b.place.kv.slots, BLOCK)
-    for first, rows in _passes(b, unit):
-        b.streams.matmul(k=b.used, n=b.shape.head_dim, rows=rows, group_stride=span,
-                         activation=_probabilities(b, unit) + first // b.kv.rows * span,
-                         dest=unit.q + first * unit.stride, dest_stride=unit.stride)
+    probabilities, step = _probabilities(b, batch)
+    for unit in batch.units:
+        for first, rows in _passes(b, unit):
+            b.streams.matmul(k=b.used, n=b.shape.head_dim, rows=rows, group_stride=span,
+                             activation=probabilities + unit.number * step + first // b.kv.rows * span,
+                             dest=unit.q + first * unit.stride, dest_stride=unit.stride)
 
 
-def _normalise(b, unit):
+def _normalise(b, batch):
     """Output of the heads times the reciprocal; straight to o_proj's activations where that can be."""
-    weight = {"b_kind": Operand.ROW, "b": _weight_place(b, unit), "b_stride": 1}
+    weight = {"b_kind": Operand.ROW, "b": _weight_place(b, batch), "b_stride": 1}
+    n, unit = b.shape.head_dim, batch.first
     if not _straight_to_projection(b):
-        b.in_place(b.shape.head_dim, unit.rows, unit.q, unit.stride, **weight)
+        b.in_place(n, batch.rows, unit.q, unit.stride, **weight)
         return
-    operand = b.operand("o", b.shape.heads * b.shape.head_dim)
-    operand["target"] += unit.head * b.shape.head_dim
-    if not b.decode:
-        b.vector(b.shape.head_dim, unit.rows, a=unit.q, a_stride=unit.stride, **weight, **operand)
-        return
-    for head in range(unit.heads):
-        b.vector(b.shape.head_dim, 1, a=unit.q + head * unit.stride, **weight | {"b": weight["b"] + head},
-                 **operand | {"target": operand["target"] + head * b.shape.head_dim})
+    operand = b.operand("o", b.shape.heads * n)
+    operand["target"] += unit.head * n
+    if b.decode:  # the heads of the one token are one row of activations
+        operand |= {"group_rows": 1, "group_stride": n}
+    b.vector(n, batch.rows, a=unit.q, a_stride=unit.stride, **weight, **operand)

@@ -10,7 +10,7 @@ from .formats import widest_format
 from .image import Image, KvLayout, layer_constants
 from .plan import ceil_to, plan_layer, slots_of
 from .streams import Streams
-from .transformer import emit_layer, plan_projections
+from .transformer import begin_layer, emit_layer, plan_projections
 
 __all__ = ["CompiledLayer", "compile_layer", "kv_layout"]
 
@@ -95,6 +95,7 @@ def _program(config, shape, plan, place, row_bytes, output, decode):
     b.streams.pump()
     with b.label("input"):
         b.load("x", IO, 0, rows=b.tokens, row_stride=row_bytes, count=row_bytes, scratch_row_stride=row_bytes)
+    begin_layer(b)
     emit_layer(b, finished=store)
     program.end()
     return program

@@ -12,7 +12,7 @@ from .image import WEIGHT_ALIGNMENT, Image, KvLayout, layer_constants, pad_rows
 from .layer import kv_layout
 from .plan import LOGITS, Ends, ceil_to, plan_layer
 from .streams import Streams
-from .transformer import emit_layer, plan_projections
+from .transformer import begin_layer, emit_layer, plan_projections
 
 __all__ = ["CompiledModel", "compile_model"]
 
@@ -172,8 +172,10 @@ class _Entry:
         self.streams.pump()
         with self.program.label("embedding"):
             self._embed()
-        for b, following in zip(self.builders, [*self.builders[1:], None], strict=True):
-            emit_layer(b, following=(lambda b=following: plan_projections(b)) if following else self._plan_head)
+        begin_layer(self.builders[0])
+        for b, upcoming in zip(self.builders, [*self.builders[1:], None], strict=True):
+            emit_layer(b, upcoming=upcoming,
+                       following=(lambda b=upcoming: plan_projections(b)) if upcoming else self._plan_head)
         if self.compiler.ends.vocab:
             with self.program.label("lm_head"):
                 self._choose_token()

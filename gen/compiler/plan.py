@@ -18,6 +18,9 @@ FFN_CHUNK = 64
 """Outputs of gate_proj and up_proj computed before the activation runs over them: whole A8 blocks, whole tiles of any
 build."""
 
+BATCH_SCORES = 2048
+"""Scores of a token that softmax takes at a time in decode, at most, if they are of several KV heads."""
+
 LOGITS = 512
 """Outputs of lm_head computed before argmax runs over them."""
 
@@ -107,9 +110,10 @@ class LayerPlan:
     weights, kv : MatrixFormat
     scratch : dict             first scratchpad group of each value
     activation : dict          first reduction index of each value
-    score_slots : int          KV groups (decode) or heads (prefill) whose scores are held at a time
+    batch : int                KV heads whose attention is done together: 1 in prefill
+    score_slots : int          batches (decode) or heads (prefill) whose scores are held at a time
     probability_slots : int    the same for probabilities
-    scale_slots : int          KV heads whose V scales are held at a time
+    scale_slots : int          batches of KV heads whose V scales are held at a time
     """
 
     tokens: int
@@ -117,6 +121,7 @@ class LayerPlan:
     kv: MatrixFormat
     scratch: dict
     activation: dict
+    batch: int
     score_slots: int
     probability_slots: int
     scale_slots: int
@@ -160,27 +165,29 @@ def vector_phases(shape):
 class _Sizes:
     """What an entry point keeps in the scratchpad and the activation buffer.
 
-    ``tokens`` tokens; attention takes ``rows`` rows at a time and keeps scores, probabilities and V scales of so many
-    units (``kept``). ``ends`` are those of a whole model, or None.
+    ``tokens`` tokens; attention takes ``batch`` times ``rows`` rows at a time and keeps scores, probabilities and V
+    scales of so many batches (``kept``). ``ends`` are those of a whole model, or None.
     """
 
-    def __init__(self, config, shape, slots, weights, kv, *, tokens, rows, decode, kept, ends):
+    def __init__(self, config, shape, slots, weights, kv, *, tokens, rows, batch, decode, kept, ends):
         self.config, self.shape, self.slots, self.weights, self.kv = config, shape, slots, weights, kv
-        self.tokens, self.rows, self.decode, self.kept, self.ends = tokens, rows, decode, kept, ends
+        self.tokens, self.rows, self.batch, self.decode, self.kept = tokens, rows, batch, decode, kept
+        self.ends = ends
 
     def _groups(self, words):
         return -(-words // self.config.group_words)
 
     def scratch(self):
         """Items in scratchpad groups."""
-        groups, shape, tokens, rows = self._groups, self.shape, self.tokens, self.rows
+        groups, shape, tokens, rows = self._groups, self.shape, self.tokens, self.batch * self.rows
         scores, probabilities, scales = self.kept
         hidden, head = groups(shape.hidden), groups(shape.head_dim)
         kv_rows = tokens * shape.kv_heads
         norm_rows = max(tokens, shape.heads) if self.decode and shape.qk_norm else tokens
         items = [
             Item("x", tokens * hidden, EMBED, HEAD),
-            *(Item(name, groups(shape.vector_sizes[name]), *phases) for name, phases in vector_phases(shape).items()),
+            *(Item(name, groups(shape.vector_sizes[name]), *self._kept(*phases))
+              for name, phases in vector_phases(shape).items()),
             Item("sum", norm_rows, EMBED, HEAD),
             Item("inverse", norm_rows, EMBED, HEAD),
             Item("k", kv_rows * head, INPUT, INPUT),
@@ -201,7 +208,7 @@ class _Sizes:
             items.append(Item("active", tokens * groups(shape.ffn), FFN, FFN))
         if shape.rotary_dim:
             turned = max(tokens, rows, shape.kv_heads if self.decode else 1)
-            items += [Item("rope", tokens * 2 * groups(shape.rotary_dim), INPUT, ATTENTION),
+            items += [Item("rope", tokens * 2 * groups(shape.rotary_dim), *self._kept(INPUT, ATTENTION)),
                       Item("crossed", turned * groups(shape.rotary_dim), INPUT, ATTENTION)]
         if self.kv.scaled:
             packed = -(-shape.head_dim // self.config.bus_bytes)
@@ -209,12 +216,17 @@ class _Sizes:
                       Item("k_scales", kv_rows * groups(-(-shape.head_dim // BLOCK)), INPUT, INPUT),
                       Item("v_bytes", kv_rows * packed, INPUT, INPUT),
                       Item("v_scale", kv_rows, INPUT, INPUT),
-                      Item("scales", scales * groups(self.slots), ATTENTION, ATTENTION)]
+                      Item("scales", scales * self.batch * groups(self.slots), ATTENTION, ATTENTION)]
         return items + (self.ends.scratch(shape, tokens, groups) if self.ends else [])
+
+    def _kept(self, first, last):
+        """Phases in which a value has its place. In decode a layer's inputs come under the down_proj of the one before.
+        """
+        return (EMBED, HEAD) if self.decode and first == INPUT else (first, last)
 
     def activation(self):
         """Items in reduction indices."""
-        shape, weights, kv = self.shape, self.weights.groups(self.tokens), self.kv.groups(self.rows)
+        shape, weights, kv = self.shape, self.weights.groups(self.tokens), self.batch * self.kv.groups(self.rows)
 
         def span(k):
             return ceil_to(k, BLOCK)
@@ -233,16 +245,35 @@ class _Sizes:
         return items + (self.ends.activation(shape) if self.ends else [])
 
 
+def _batch(shape, slots, kv):
+    """KV heads whose attention is done together in decode: fewer commands where there is little to do in each, but not
+    so much at a time that the array would wait for the softmax."""
+    group = shape.heads // shape.kv_heads
+    return 1 if group > kv.rows else max(1, min(shape.kv_heads, BATCH_SCORES // (group * slots)))
+
+
+def _options(shape, batch, decode):
+    """Yield (batch, batches kept of scores, probabilities and V scales), the best first: batches of several heads only
+    where one's softmax has room beside the next one's scores."""
+    while True:
+        heads = -(-shape.kv_heads // batch)
+        units = heads if decode else shape.heads
+        scores, scales = min(2, units), min(2, heads)
+        for s, v in dict.fromkeys([(scores, scales), (1, scales), (1, 1)] if batch == 1 else [(scores, scales)]):
+            for p in sorted({units, min(3, units), min(2, units), 1 if batch == 1 else min(2, units)}, reverse=True):
+                yield batch, (s, p, v)
+        if batch == 1:
+            return
+        batch //= 2
+
+
 def _attempt(config, shape, slots, weights, kv, tokens, decode, ends):
     """The roomiest LayerPlan that fits, or what the tightest one lacks: (limit, needed, has)."""
-    units, rows = (shape.kv_heads, shape.heads // shape.kv_heads) if decode else (shape.heads, tokens)
-    scores, scales = min(2, units), min(2, shape.kv_heads)
-    probabilities = sorted({units, min(3, units), min(2, units), 1}, reverse=True)
-    options = [(s, p, v) for s, v in dict.fromkeys([(scores, scales), (1, scales), (1, 1)]) for p in probabilities]
+    rows = shape.heads // shape.kv_heads if decode else tokens
     excess = None
-    for kept in options:  # the last one is the tightest
-        sizes = _Sizes(config, shape, slots, weights, kv, tokens=tokens, rows=rows, decode=decode, kept=kept,
-                       ends=ends)
+    for batch, kept in _options(shape, _batch(shape, slots, kv) if decode else 1, decode):
+        sizes = _Sizes(config, shape, slots, weights, kv, tokens=tokens, rows=rows, batch=batch, decode=decode,
+                       kept=kept, ends=ends)
         scratch, needed = pack(sizes.scratch(), config.scratchpad_groups)
         activation, depth = pack(sizes.activation(), config.activation_depth)
         if needed > config.scratchpad_groups:
@@ -251,7 +282,7 @@ def _attempt(config, shape, slots, weights, kv, tokens, decode, ends):
             excess = ("activation_depth", depth, config.activation_depth)
         else:
             return LayerPlan(tokens=tokens, weights=weights, kv=kv, scratch=scratch, activation=activation,
-                             score_slots=kept[0], probability_slots=kept[1], scale_slots=kept[2])
+                             batch=batch, score_slots=kept[0], probability_slots=kept[1], scale_slots=kept[2])
     return excess
 
 

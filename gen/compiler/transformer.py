@@ -1,7 +1,5 @@
 """The commands of one transformer layer: x in the scratchpad before, x in the scratchpad behind."""
 
-from tilewright.hw.commands import ScalarOp
-
 from . import attention, feed_forward
 from .assembler import Dynamic
 from .builder import CONSTANTS
@@ -9,7 +7,7 @@ from .kv_cache import append_to_cache
 from .plan import ATTENTION, FFN, INPUT, OUTPUT
 from .residual import project_to_residual
 
-__all__ = ["plan_projections", "emit_layer"]
+__all__ = ["plan_projections", "begin_layer", "emit_layer"]
 
 PIECES = 4
 """Pieces of o_proj and down_proj whose results are taken up while the next one is computed."""
@@ -21,21 +19,33 @@ def plan_projections(b):
         attention.plan_projections(b)
 
 
-def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None):
-    """The layer's commands, its first STREAM planned already.
+def begin_layer(b, previous=None):
+    """What stands before a layer's first command: registers (some may be left from the ``previous`` layer), and the
+    first norm's vectors and the rotations in the scratchpad."""
+    with b.label("projections"):
+        b.set_registers(previous)
+        b.load_vectors(INPUT)
+        if b.shape.rotary_dim:
+            b.load("rope", CONSTANTS, Dynamic(b.rope_offset, base=b.place.constants["rope"]), rows=b.tokens,
+                   row_stride=b.rope_row, count=b.rope_row, scratch_row_stride=b.rope_row)
 
-    ``following`` is called once the layer's own STREAMs are planned, to plan those behind them; ``finished`` behind the
-    command that makes the elements ``first`` .. ``first`` + ``count`` of x final.
+
+def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda first, count: None):
+    """The layer's commands behind ``begin_layer``, its first STREAM planned already.
+
+    ``following`` is called once the layer's own STREAMs are planned, to plan those behind them; ``upcoming`` is the
+    next layer, if there is one, which this one begins; ``finished`` is called behind the command that makes the
+    elements ``first`` .. ``first`` + ``count`` of x final.
     """
     shape, hidden = b.shape, b.shape.hidden
     width = shape.heads * shape.head_dim
     o_pieces = b.pieces(hidden, hidden // PIECES)
     with b.label("projections"):
-        b.set_registers()
         _project_heads(b)
     with b.label("kv_cache"):
         append_to_cache(b)
     with b.label("attention"):
+        attention.finish_first(b)
         attention.plan_streams(b)
     with b.label("o_proj"):
         b.plan_weights("o_proj", width, b.weights.tiles(hidden), matmuls=len(o_pieces))
@@ -58,8 +68,12 @@ def emit_layer(b, *, following=lambda: None, finished=lambda first, count: None)
             b.norm("ffn_norm", "x", hidden, **b.operand(source, hidden))
         b.load_vectors(FFN)
         feed_forward.activate(b, source)
+    if upcoming and b.decode:   # in decode nothing else lies in these places
+        begin_layer(upcoming, b)
     with b.label("down_proj"):
         _add_feed_forward(b, o_pieces, finished)
+    if upcoming and not b.decode:
+        begin_layer(upcoming, b)
 
 
 def _add_feed_forward(b, pieces, finished):
@@ -78,8 +92,6 @@ def _add_feed_forward(b, pieces, finished):
 def _project_heads(b):
     """Norm of x, and the projections to k, v and (first) q, in this order, so that k and v are in the cache early."""
     shape, hidden, kv_width = b.shape, b.shape.hidden, b.shape.kv_heads * b.shape.head_dim
-    b.load_vectors(INPUT)
-    _load_rope(b)
     if shape.topology == "post_norm":
         _round_x(b, "h")
     else:
@@ -94,13 +106,3 @@ def _project_heads(b):
 def _round_x(b, target):
     """x itself as a matmul's operand."""
     b.vector(b.shape.hidden, b.tokens, a=b.plan.scratch["x"], a_stride=b.hidden, **b.operand(target, b.shape.hidden))
-
-
-def _load_rope(b):
-    """The rotations of the tokens' positions."""
-    if b.shape.rotary_dim:
-        p, row = b.program, 2 * b.groups(b.shape.rotary_dim) * b.config.bus_bytes
-        offset = p.scalar(ScalarOp.MUL, p.register("rope_offset"), b.position, row)
-        b.load("rope", CONSTANTS, Dynamic(offset, base=b.place.constants["rope"]), rows=b.tokens, row_stride=row,
-               count=row, scratch_row_stride=row)
-        p.release("rope_offset")

@@ -50,15 +50,15 @@ def test_v_is_read_once_per_row_group_where_it_cannot_be_replayed(layer_bench):
 
 
 @pytest.mark.parametrize("scratchpad_bytes, activation_depth, slots", [
-    (32768, 4096, (2, 8, 2)), (32768, 1024, (2, 2, 2)), (32768, 512, (2, 1, 2)), (4096, 1024, (1, 2, 1)),
-    (4096, 512, (1, 1, 1)),
+    (32768, 4096, (3, 2, 3, 2)), (32768, 1024, (1, 2, 2, 2)), (32768, 512, (1, 2, 1, 2)), (4096, 1024, (1, 1, 2, 1)),
+    (4096, 512, (1, 1, 1, 1)),
 ])
 def test_small_buffers_change_only_the_schedule(layer_bench, scratchpad_bytes, activation_depth, slots):
     config = replace(load_preset("micro"), scratchpad_bytes=scratchpad_bytes, activation_depth=activation_depth,
                      max_hidden=256, max_context=300)
     bench = layer_bench(config, context=300, seed=10, **STORIES | {"kv_heads": 8})
     plan = plan_layer(config, bench.shape, 300, formats=("int8", "int8"), decode=True)
-    assert (plan.score_slots, plan.probability_slots, plan.scale_slots) == slots
+    assert (plan.batch, plan.score_slots, plan.probability_slots, plan.scale_slots) == slots
     for tokens, decode in ((1, False), (bench.layer.prefill_tokens, False), (1, True), (1, True)):
         bench.check(tokens, decode=decode)
 
