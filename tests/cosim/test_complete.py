@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.gen import cli
 from tilewright.gen.driver import Driver, ProgramError, Region
 from tilewright.hw.registers import ErrorCode
 from tilewright.sim.cosim import SimulationError
@@ -31,16 +30,10 @@ def published():
 
 
 @pytest.fixture
-def command(capsys, monkeypatch, tmp_path, shared_build):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def command(command, monkeypatch, shared_build):
+    """``command``, with builds that are kept from session to session."""
     monkeypatch.setattr("tilewright.gen.simulation.build", shared_build)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
+    return command
 
 
 def completed(command, tokens, **options):

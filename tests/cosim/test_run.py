@@ -47,18 +47,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(cli.run, "model_and_tokens", lambda *_: (TinyModel(), [3, 4, 5, 6, 7]))
 
 
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
-
-
 def refused(result, code=2):
     """The one line of a refusal."""
     got, out, err = result

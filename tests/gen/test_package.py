@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tilewright.gen import cli
 from tilewright.gen.checkpoint import open_checkpoint
 from tilewright.gen.compiler.model import CompiledModel
 from tilewright.gen.configuration import load_preset
@@ -37,18 +36,6 @@ def package(checkpoint):
 def folder(package, tmp_path):
     write_package(package, tmp_path / "deep" / "package")
     return tmp_path / "deep" / "package"
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
 
 
 def test_what_is_read_is_what_was_written(package, folder):
