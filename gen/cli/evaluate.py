@@ -38,8 +38,6 @@ def evaluate(
     from tilewright.sim.layer_run import golden_tables
 
     kv = kv_format(weights, kv)
-    if weights == "float32":
-        raise UserError("--weights float32: is what the reference has; allowed are file, int8, fp16, int4")
     check_writable(json_file)
     content = _read(text or TEXT)
     with Console(stderr=True).status("opening the model") as status:

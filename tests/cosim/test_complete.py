@@ -99,6 +99,7 @@ def test_whole_story(command, published, weights, same):
 
 
 @pytest.mark.parametrize("arguments, told", [
+    (["--weights", "float32"], "--weights float32: no format of the machine; allowed are file, int8, fp16, int4"),
     (["--backend", "board"], "--backend board: unknown; allowed are golden, sim"),
     (["--prompt", "Tom \u2603\ufe0f" * 300], "do not fit into the context of 512"),
     (["--context", 600], "context = 600: is 88 more than the model's limit"),

@@ -117,7 +117,8 @@ def test_another_configuration_is_refused(folder, command):
 
 @pytest.mark.parametrize("arguments, told", [
     (["nowhere.bin"], "nowhere.bin: neither a known model nor a file"),
-    ([STORIES, "--weights", "int3"], "--weights int3: unknown; allowed are file, int8, fp16, int4"),
+    ([STORIES, "--weights", "int3"], "--weights int3: no format of the machine; allowed are file, int8, fp16, int4\n"),
+    ([STORIES, "--weights", "float32"], "--weights float32: no format of the machine; allowed are file, int8, fp16"),
     ([STORIES, "--kv", "int4"], "--kv int4: unknown; allowed are int8, fp16"),
     ([STORIES, "--context", "513"], "context = 513: is 1 more than the model's limit of 512"),
     ([STORIES, "--preset", "tiny"], "preset 'tiny': unknown"),
