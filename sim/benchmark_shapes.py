@@ -41,46 +41,48 @@ def matrices(depth, outputs):
 
 
 def _measure(bench, preset, size, number_format, rows):
-    """(compiled, result, problems) of one product."""
+    """(CompiledGemm, Outcome) of one product."""
     (n, k), config = size, bench.preset(preset).config
     random = np.random.default_rng(SEED)
     x, w = random.normal(size=(rows, k)).astype(np.float32), random.normal(size=(n, k)).astype(np.float32)
     matrix = weights.quantise(w) if number_format == "int8" else w.astype(np.float16)
     compiled = compile_gemm(config, matrix, rows=rows)
-    result, problems = bench.run(preset, GemmJob(config, compiled, x, matrix))
-    return compiled, result, problems
+    return compiled, bench.run(preset, GemmJob(config, compiled, x, matrix))
 
 
-def _shapes(bench, preset, measurement, kind, number_format, rows, value, unit):
-    """A measurement for each slice; returns their values."""
-    config, values = bench.preset(preset).config, []
+def _shapes(bench, preset, kind, number_format, rows, value, unit):
+    """A measurement for each slice; returns their values and the worst one's Outcome."""
+    config, found = bench.preset(preset).config, {}
     fmt = MatrixFormat(config, number_format)
     for (n, k), names in matrices(config.activation_depth, fmt.outputs).items():
-        compiled, result, problems = _measure(bench, preset, (n, k), number_format, rows)
-        values.append(value(config, compiled, result))
-        yield measurement(name=f"{kind}-{number_format}-{preset}-{rows}x{k}x{n}", value=values[-1], unit=unit,
-                          counters=result.counters, problems=problems,
-                          configuration=bench.preset(preset).configuration | {"matrices": names})
-    return values
+        compiled, outcome = _measure(bench, preset, (n, k), number_format, rows)
+        found[n, k] = value(compiled, outcome), outcome
+        yield outcome.measurement(name=f"{kind}-{number_format}-{preset}-{rows}x{k}x{n}", value=found[n, k][0],
+                                  unit=unit, about={"matrices": names})
+    worst = min(found, key=lambda size: found[size][0])
+    return [share for share, _ in found.values()], found[worst][1]
 
 
-def gemm_shapes(measurement, bench, preset, number_format="int8"):
+def gemm_shapes(bench, preset, number_format="int8"):
     """Share of peak MACs for each slice, and the worst."""
-    fmt = MatrixFormat(bench.preset(preset).config, number_format)
-    values = yield from _shapes(bench, preset, measurement, "gemm", number_format, ROWS * fmt.rows,
-                                lambda config, compiled, result: compiled.macs / compiled.peak / result.cycles,
-                                "of peak MACs")
-    yield measurement(name=f"gemm-{number_format}-{preset}-worst-of-ten-models", value=min(values), goal=GOALS["gemm"],
-                      unit="of peak MACs", kind="derived", configuration=bench.preset(preset).configuration)
+    rows = ROWS * MatrixFormat(bench.preset(preset).config, number_format).rows
+    values, worst = yield from _shapes(bench, preset, "gemm", number_format, rows,
+                                       lambda compiled, outcome: compiled.macs / compiled.peak / outcome.cycles,
+                                       "of peak MACs")
+    yield worst.measurement(name=f"gemm-{number_format}-{preset}-worst-of-ten-models", value=min(values),
+                            goal=GOALS["gemm"], unit="of peak MACs", kind="derived",
+                            title=f"GEMM of {rows} rows, matrices of ten models, {number_format.upper()}, {preset}: "
+                                  "worst share of peak MACs")
 
 
-def gemv_shapes(measurement, bench, preset, number_format="int8"):
+def gemv_shapes(bench, preset, number_format="int8"):
     """Share of the bus's beats that carry weights and scales, for each slice, the worst and the median."""
-    def share(config, compiled, result):
-        return compiled.weight_beats / result.cycles
-
-    values = yield from _shapes(bench, preset, measurement, "gemv", number_format, 1, share, "of bus beats")
+    values, outcome = yield from _shapes(bench, preset, "gemv", number_format, 1,
+                                         lambda compiled, outcome: compiled.weight_beats / outcome.cycles,
+                                         "of bus beats")
     for name, found, goal in (("worst", min(values), GOALS["gemv"]),
                               ("typical", float(np.median(values)), GOALS["gemv_typical"])):
-        yield measurement(name=f"gemv-{number_format}-{preset}-{name}-of-ten-models", value=found, goal=goal,
-                          unit="of bus beats", kind="derived", configuration=bench.preset(preset).configuration)
+        yield outcome.measurement(name=f"gemv-{number_format}-{preset}-{name}-of-ten-models", value=found, goal=goal,
+                                  unit="of bus beats", kind="derived",
+                                  title=f"GEMV, matrices of ten models, {number_format.upper()}, {preset}: {name} "
+                                        "share of the bus")

@@ -34,6 +34,7 @@ class CompiledGemm:
     macs : int               multiply-accumulates asked for
     peak : int               multiply-accumulates a cycle at peak
     weight_beats : int       beats of the bus that hold the weights with their scales
+    labels : dict            Label of each command, by its offset in region 0
     """
 
     image: bytes
@@ -46,6 +47,7 @@ class CompiledGemm:
     macs: int
     peak: int
     weight_beats: int
+    labels: dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +105,17 @@ def compile_gemm(config, weights, *, rows):
     x_row, c_row = ceil_to(4 * k, beat), ceil_to(4 * n, beat)
     gemm = _Gemm(config, fmt, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
     program = image.add(gemm.build())
+    labels = gemm.program.labels(program)
     return CompiledGemm(image=image.data, program=program, x=0, x_row_bytes=x_row, c=rows * x_row, c_row_bytes=c_row,
                         io_size=rows * (x_row + c_row), macs=rows * n * k, peak=fmt.rows * fmt.outputs,
-                        weight_beats=fmt.tiles(n) * fmt.tile_bytes(k) // beat)
+                        weight_beats=fmt.tiles(n) * fmt.tile_bytes(k) // beat, labels=labels)
 
 
 class _Gemm:
     def __init__(self, config, fmt, plan, *, rows, n, k, weights, x_row, c_row):
         self.config, self.format, self.plan, self.rows, self.n, self.k = config, fmt, plan, rows, n, k
         self.weights, self.x_row, self.c_row = weights, x_row, c_row
-        self.program = Program(config)
+        self.program = Program(config, where="gemm")
         self.streams = Streams(self.program)
         self.x_groups = x_row // config.bus_bytes
         self.c_base = 2 * plan.part * self.x_groups
