@@ -14,7 +14,7 @@ from tilewright.hw.registers import COUNTERS
 from tilewright.sim import benchmark, benchmark_models, benchmark_shapes, workbench
 from tilewright.sim.benchmark import gemm
 from tilewright.sim.benchmark_plot import grouped, write_plot
-from tilewright.sim.benchmark_shapes import gemm_shapes, gemv_shapes, matrices
+from tilewright.sim.benchmark_shapes import gemm_shapes, gemv_shapes, matrices, products
 from tilewright.sim.cosim import Result
 from tilewright.sim.machine import Machine
 from tilewright.sim.measurement import ARRAY, Measurement, Outcome
@@ -48,9 +48,7 @@ def machine(monkeypatch):
         return Result([counters], [state.error], memory, 2.0)
 
     monkeypatch.setattr(workbench, "simulate", simulate)
-    monkeypatch.setattr(workbench, "build_top", lambda config: None)  # Amaranth warns of what is never elaborated
-    monkeypatch.setattr(workbench, "emit", lambda *_, **__: None)
-    monkeypatch.setattr(workbench, "build", lambda config, *_, **__: config)
+    monkeypatch.setattr(workbench, "build_simulation", lambda config, *_, **__: SimpleNamespace(folder=config))
     monkeypatch.setitem(benchmark.BENCHMARKS, "gemm-small", (lambda bench, _: gemm(bench, "micro", size=SIZE), "small"))
     return state
 
@@ -65,18 +63,44 @@ def test_slices_of_ten_models():
     assert all(n <= 1039 and k <= 4096 for n, k in slices)
 
 
+def test_products_of_ten_models():
+    """Matrices with one input are one product, in whole tiles; lm_head is none."""
+    found = products(4096, 16)
+    names = [name for each in found.values() for name in each]
+    assert len(names) == len(set(names)) == 40
+    assert found[2560, 2048] == ["tinyllama-1.1b projections", "gemma-2b projections"]
+    assert "mistral-7b down_proj" in found[4096, 4096] and found[32768, 2048] == ["gemma-2b up"]
+
+
 @pytest.mark.parametrize("number_format", ["int8", "fp16"])
-def test_shapes(machine, tmp_path, monkeypatch, number_format):
+def test_gemv_shapes(machine, tmp_path, monkeypatch, number_format):
     monkeypatch.setattr(benchmark_shapes, "matrices", lambda *_: {(20, 64): ["a"], (9, 33): ["b"]})
-    bench, peak = on(tmp_path), 8 if number_format == "int8" else 4
-    *each, worst = gemm_shapes(bench, "micro", number_format)
-    assert [figure.value for figure in each] == [8 * n * k / peak / 20_000 for n, k in ((20, 64), (9, 33))]
-    assert worst.value == each[1].value and worst.goal == 0.9 and worst.kind == "derived"
-    *each, worst, typical = gemv_shapes(bench, "micro", number_format)
+    *each, worst, typical = gemv_shapes(on(tmp_path), "micro", number_format)
     beats = [5 * (64 + 4), 3 * (33 + 4)] if number_format == "int8" else [10 * 64, 5 * 33]
     assert [figure.value for figure in each] == [count / 20_000 for count in beats]
     assert (worst.value, typical.value) == (beats[1] / 20_000, sum(beats) / 2 / 20_000)
     assert not any(figure.problems for figure in each)
+
+
+@pytest.mark.parametrize("number_format", ["int8", "fp16"])
+def test_gemm_shapes(machine, tmp_path, monkeypatch, number_format):
+    """The whole's cycles follow from those of two slices: here as many more as each output takes 10."""
+    monkeypatch.setattr(benchmark_shapes, "products", lambda *_: {(100, 64): ["a"], (60, 33): ["b"], (20, 64): ["c"]})
+    monkeypatch.setattr(benchmark_shapes, "SLICES", (8, 16))
+    measure, peak = benchmark_shapes._measure, 8 if number_format == "int8" else 4
+
+    def measured(bench, preset, size, *rest):
+        machine.cycles = 5_000 + 10 * size[0]
+        return measure(bench, preset, size, *rest)
+
+    monkeypatch.setattr(benchmark_shapes, "_measure", measured)
+    *each, worst = gemm_shapes(on(tmp_path), "micro", number_format)
+    assert [figure.name for figure in each if figure.kind == "measured"] == [
+        f"gemm-{number_format}-micro-8x{k}x{n}" for k in (33, 64) for n in (8, 16)]
+    shares = [8 * n * k / peak / (5_000 + 10 * n) for n, k in ((60, 33), (100, 64), (20, 64))]
+    assert [figure.value for figure in each if figure.kind == "derived"] == pytest.approx(shares)
+    assert worst.value == pytest.approx(min(shares)) and worst.goal == 0.9 and worst.kind == "derived"
+    assert worst.configuration["products"] == ["c"]
 
 
 def on(folder, open_model=None):
