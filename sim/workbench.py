@@ -11,10 +11,9 @@ from tilewright.gen.completion import Comparison, GoldenGenerator
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.driver import Generator
 from tilewright.gen.functions import function_tables
-from tilewright.gen.generate import build_top
-from tilewright.gen.verilog import emit
+from tilewright.gen.simulation import MEMORY, build_simulation
 
-from .cosim import build, simulate
+from .cosim import simulate
 from .golden.layer import LayerShape
 from .layer_job import LayerJob
 from .layer_run import golden_tables
@@ -23,7 +22,6 @@ from .transport import SimulatorTransport
 
 __all__ = ["Workbench", "MEMORY"]
 
-MEMORY = {"read_latency": 40, "write_latency": 20}
 MEMORY_BYTES = 1 << 25
 """Holds every job, so that each preset is built once."""
 SHOWN = 5  # words that differ, in the report
@@ -59,13 +57,9 @@ class Workbench:
 
     def _build(self, name):
         config = load_preset(name)
-        self.step(f"{name}: generating Verilog")
-        tables = function_tables(config.functions)
-        verilog = self._folder / f"{config.module_name}.v"
-        emit(build_top(config), name=config.module_name, path=verilog)
-        self.step(f"{name}: building the simulation")
-        built = build(config, verilog, self._folder, memory_bytes=MEMORY_BYTES)
-        return _Preset(config=config, built=built, tables=golden_tables(tables))
+        built = build_simulation(config, self._folder, memory_bytes=MEMORY_BYTES,
+                                 step=lambda text: self.step(f"{name}: {text}"))
+        return _Preset(config=config, built=built.folder, tables=golden_tables(function_tables(config.functions)))
 
     @cached_property
     def model(self):
