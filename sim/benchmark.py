@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from tilewright.gen.compiler.formats import MatrixFormat
 from tilewright.gen.compiler.gemm import compile_gemm
 from tilewright.gen.configuration import load_preset
 
@@ -24,10 +25,10 @@ from .workload import MATRICES
 
 __all__ = ["BENCHMARKS", "GOALS"]
 
-GEMM, GEMM_SMALL = (512, 576, 1536), (256, 576, 1536)
+GEMM = (512, 576, 1536)
 """m, k, n."""
-SLICES = (16, 64)
-"""Rows of the FP16 GEMM that are simulated: its array takes few at a time, and each more costs the same."""
+SLICES = (2, 6)
+"""Rows that are simulated where the array takes few at a time, in sets of two row groups, which share a tile."""
 CONTEXTS = (64, 512)
 """Positions that a decode step attends to, its own included."""
 PREFILL = 128
@@ -57,19 +58,21 @@ def _product(bench, name, number_format, size):
     return compiled, bench.run(name, GemmJob(config, compiled, x, matrix))
 
 
-def gemm_fp16(bench, name, size=GEMM, slices=SLICES):
-    """The same in FP16, from two GEMMs with fewer rows: their difference is what each more row takes."""
+def gemm_from_slices(bench, name, number_format="int8", size=GEMM, slices=SLICES):
+    """The same from two GEMMs with fewer rows, whose difference is what each more row takes."""
     (m, k, n), found = size, []
-    for rows in slices:
-        compiled, outcome = _product(bench, name, "fp16", (rows, k, n))
+    rows = [each * 2 * MatrixFormat(bench.preset(name).config, number_format).rows for each in slices]
+    for each in rows:
+        compiled, outcome = _product(bench, name, number_format, (each, k, n))
         found.append(outcome)
-        yield outcome.measurement(name=f"gemm-fp16-{name}-{rows}x{k}x{n}", unit="of peak MACs",
+        yield outcome.measurement(name=f"gemm-{number_format}-{name}-{each}x{k}x{n}", unit="of peak MACs",
                                   value=compiled.macs / compiled.peak / outcome.cycles)
     few, many = found
-    cycles = many.cycles + (many.cycles - few.cycles) / (slices[1] - slices[0]) * (m - slices[1])
-    yield many.measurement(name=f"gemm-fp16-{name}-{m}x{k}x{n}", unit="of peak MACs", goal=GOALS["mac_share"],
-                           title=f"GEMM {m}x{k}x{n}, FP16, {name}, from start to end", kind="derived",
-                           value=m * k * n / compiled.peak / cycles, about={"derived_cycles": cycles})
+    cycles = many.cycles + (many.cycles - few.cycles) / (rows[1] - rows[0]) * (m - rows[1])
+    yield many.measurement(name=f"gemm-{number_format}-{name}-{m}x{k}x{n}", unit="of peak MACs", kind="derived",
+                           goal=GOALS["mac_share"], value=m * k * n / compiled.peak / cycles,
+                           title=f"GEMM {m}x{k}x{n}, {number_format.upper()}, {name}, from start to end",
+                           about={"derived_cycles": cycles})
 
 
 def decode(bench, name, contexts=CONTEXTS):
@@ -162,8 +165,8 @@ BENCHMARKS = {
     "decode-on-chip-fp16": (partial(decode_on_chip, number_format="fp16"), "medium"),
     "prefill-medium": (prefill, "medium"),
     "gemm-medium": (gemm, "medium"),
-    "gemm-fp16-medium": (gemm_fp16, "medium"),
-    "gemm-small": (partial(gemm, size=GEMM_SMALL), "small"),
+    "gemm-fp16-medium": (partial(gemm_from_slices, number_format="fp16"), "medium"),
+    "gemm-small": (gemm_from_slices, "small"),
     "gemm-shapes-medium": (gemm_shapes, "medium"),
     "gemm-shapes-fp16-medium": (partial(gemm_shapes, number_format="fp16"), "medium"),
     "gemv-shapes-medium": (gemv_shapes, "medium"),

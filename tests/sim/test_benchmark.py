@@ -197,7 +197,7 @@ def test_whole_from_two_slices(machine, tmp_path, monkeypatch):
         return product(*arguments)
 
     monkeypatch.setattr(benchmark, "_product", measured)
-    *slices, whole = benchmark.gemm_fp16(on(tmp_path), "micro", size=(20, 33, 9), slices=(4, 8))
+    *slices, whole = benchmark.gemm_from_slices(on(tmp_path), "micro", "fp16", size=(20, 33, 9), slices=(1, 2))
     assert [each.value for each in slices] == [4 * 33 * 9 / 4 / 1_000, 8 * 33 * 9 / 4 / 2_200]
     assert whole.value == pytest.approx(20 * 33 * 9 / 4 / (2_200 + 12 * 300))
     assert whole.kind == "derived" and whole.name == "gemm-fp16-micro-20x33x9" and not whole.problems
