@@ -16,8 +16,8 @@ __all__ = ["CompiledGemm", "compile_gemm"]
 
 MOST_GROUPS = 4
 """Row groups that replay a tile, at most: with two the array already outruns no bus."""
-MOST_OUTPUTS = 128
-"""Outputs of a MATMUL, at most; the last one's results are stored when the array is done."""
+MOST_OUTPUTS = 256
+"""Outputs of a MATMUL, at most."""
 LOAD_PARTS = 4
 """Parts in which a row group of X is loaded and quantised, at least, so that the first ones take little time."""
 
@@ -143,14 +143,15 @@ class _Gemm:
         self.x_groups = -(-plan.columns // config.group_words)   # of a row of a part
         self.c_base = 2 * plan.part * self.x_groups
         self.chunks = [(first, min(plan.chunk, n - first)) for first in range(0, n, plan.chunk)]
+        self.multiplied = 0
         self.depth = ceil_to(k, BLOCK)
         self.loaded = 0
 
     def build(self):
         """The program's bytes."""
         sets = self._sets()
-        for _ in sets:
-            self.streams.plan(matmuls=len(self.chunks), region=0, **self.format.stream,
+        for number in range(len(sets)):
+            self.streams.plan(matmuls=len(self._chunks(number, sets)), region=0, **self.format.stream,
                               offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
                               tile_stride=self.format.tile_bytes(self.k))
         self.streams.pump()
@@ -158,10 +159,10 @@ class _Gemm:
             self._quantise(*part)
         waiting = None
         for number, (first, rows) in enumerate(sets):
-            following = self._parts(number + 1, sets)
-            share = -(-len(following) // len(self.chunks)) if self.plan.slots > 1 else 0
-            for chunk, (output, count) in enumerate(self.chunks):
-                place = self._matmul(number, chunk, rows, count)
+            following, chunks = self._parts(number + 1, sets), self._chunks(number, sets)
+            share = -(-len(following) // len(chunks)) if self.plan.slots > 1 else 0
+            for output, count in chunks:
+                place = self._matmul(number, rows, count)
                 self.streams.pump()
                 if waiting:
                     self._store(*waiting)
@@ -182,6 +183,18 @@ class _Gemm:
         count = -(-groups // self.plan.groups)
         edges = [min(self.rows, size * (groups * i // count)) for i in range(count)] + [self.rows]
         return [(first, end - first) for first, end in zip(edges, edges[1:], strict=False)]
+
+    def _chunks(self, number, sets):
+        """(first output, outputs) of each MATMUL of set ``number``. The last ones of all become smaller and smaller,
+        since nothing hides the storing of the last one's results."""
+        if number < len(sets) - 1:
+            return self.chunks
+        *chunks, (first, count) = self.chunks
+        while count > self.format.outputs:
+            taken = ceil_to(count // 2, self.format.outputs)
+            chunks.append((first, taken))
+            first, count = first + taken, count - taken
+        return [*chunks, (first, count)]
 
     def _parts(self, number, sets):
         """(set, row in the set, first row, rows, first column, columns) of each part that brings set ``number`` into
@@ -208,10 +221,11 @@ class _Gemm:
         self.program.emit(Opcode.VECTOR, n=columns, rows=rows, a=place, a_stride=self.x_groups, target_stride=inside,
                           target=self._slot(number) + group * self.depth + column, **self.format.activation)
 
-    def _matmul(self, number, chunk, rows, count):
+    def _matmul(self, number, rows, count):
         """Returns the scratchpad group of the results."""
         stride = -(-self.plan.chunk // self.config.group_words)
-        place = self.c_base + (number * len(self.chunks) + chunk) % 2 * self.plan.groups * self.format.rows * stride
+        place = self.c_base + self.multiplied % 2 * self.plan.groups * self.format.rows * stride
+        self.multiplied += 1
         self.streams.matmul(k=self.k, n=count, rows=rows,
                             activation=self._slot(number), group_stride=self.depth, dest=place, dest_stride=stride)
         return place
