@@ -141,9 +141,6 @@ class _Job:
         self.simulates, self.golden = backend == "sim" or check, backend == "golden" or check
         if trace is not None and not self.simulates:
             raise UserError(f"--trace {trace}: nothing is simulated; add --backend sim")
-        if trace is not None and is_package(model):
-            raise UserError(f"--trace {trace}: a package does not tell what its commands are for; give the model "
-                            "itself")
         self.trace = trace
         self.weights, self.kv = weights, kv_format(weights, kv)
         self.named = preset is not None or config is not None

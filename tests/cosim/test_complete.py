@@ -67,11 +67,14 @@ def test_package_and_prompt(command):
                                 "golden.json")
     assert code == 0
     assert command("compile", model, "-o", "package", "--preset", "micro", "--weights", "int8", "--context", 24)[0] == 0
-    code, out, err = command("complete", "package", *common, "sim.json")
+    code, out, err = command("complete", "package", *common, "sim.json", "--trace", "trace.json")
     assert (code, out) == (0, expected) and len(expected) > 10
     golden, sim = (json.loads(Path(f"{name}.json").read_text()) for name in ("golden", "sim"))
     assert sim["tokens"] == golden["tokens"] and sim["prompt_tokens"] == golden["prompt_tokens"]
     assert len(sim["prompt_tokens"]) + len(sim["tokens"]) == 24 + 1 < len(sim["prompt_tokens"]) + 30
+    names = {event["name"] for event in json.loads(Path("trace.json").read_text())["traceEvents"]}
+    assert {"embedding", "lm_head", *(f"layer {i}/{part}" for i in range(5) for part in ("attention", "o_proj"))} <= names
+    assert command("report", "trace.json")[0] == 0
     assert "do not fit into the context of 24" in sim["end"] and "prefill at 2, tokens: 2" in err
 
 

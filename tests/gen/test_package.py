@@ -42,8 +42,8 @@ def test_what_is_read_is_what_was_written(package, folder):
     assert is_package(folder) and not is_package(folder.parent)
     found = read_package(folder, load_preset("micro"))
     for field in fields(CompiledModel):
-        if field.name != "labels":
-            assert getattr(found.compiled, field.name) == getattr(package.compiled, field.name), field.name
+        assert getattr(found.compiled, field.name) == getattr(package.compiled, field.name), field.name
+    assert {label.text for label in found.compiled.labels.values()} >= {"embedding", "layer 4/attention", "lm_head"}
     for name in ("config", "architecture", "model", "weights", "kv", "tensors"):
         assert getattr(found, name) == getattr(package, name), name
     assert found.tokenizer.parameters() == package.tokenizer.parameters()
@@ -93,8 +93,11 @@ def with_manifest(folder, **values):
     (lambda f: (f / "manifest.json").unlink(), "manifest.json: cannot be read: No such file"),
     (lambda f: spoil(f, "manifest.json", lambda data: data[:-100]), "manifest.json: no manifest"),
     (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json: no manifest"),
-    (lambda f: with_manifest(f, format=99), "format = 99: this version reads 1"),
+    (lambda f: with_manifest(f, format=99), "format = 99: this version reads 2"),
     (lambda f: with_manifest(f, caches=[{}]), "manifest.json: corrupt manifest"),
+    (lambda f: with_manifest(f, labels=[["x", 0]]), "manifest.json: corrupt manifest"),
+    (lambda f: with_manifest(f, labels=[["x", 0, 1]]), "manifest.json: labels that are not the program's"),
+    (lambda f: with_manifest(f, labels=[["x", 1 << 30, 1]]), "manifest.json: labels that are not the program's"),
     (lambda f: with_manifest(f, config_hash="0" * 64), "config_hash is not that of its configuration"),
     (lambda f: with_manifest(f, configuration={"name": "x"}), "manifest.json: corrupt manifest"),
     (lambda f: spoil(f, "tokenizer.json", lambda data: data[:-100]), "tokenizer.json: no tokenizer"),
