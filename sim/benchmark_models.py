@@ -11,9 +11,10 @@ from .workbench import MEMORY
 
 __all__ = ["DRAM", "ON_CHIP", "decode_of_model", "decode_on_chip", "filled_cache"]
 
-DRAM = MEMORY | {"page_bytes": 2048, "page_miss": 6, "refresh_every": 780, "refresh_cycles": 26}
+DRAM = MEMORY | {"page_bytes": 2048, "page_miss": 6, "refresh_every": 780, "refresh_cycles": 32}
 """A DDR3 part of 4 Gb at 100 MHz: rows of 2 KB, of which one in each of 8 banks is open, closed by refresh each 7.8 us,
-which takes 260 ns; to close a row and open another takes 28 ns, and as long again in the controller."""
+which takes 260 ns and leaves a row to be opened again; to close a row and open another takes 28 ns, and as long again
+in the controller."""
 ON_CHIP = {"read_latency": 3, "write_latency": 2}
 """Block RAM with an output register behind a bus."""
 CONTEXT = 128
