@@ -18,8 +18,8 @@ __all__ = ["register"]
 
 MODEL = "smollm2-135m"
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
-SHARE = 0.005
-"""Least share of the cycles that is told."""
+TOLD = 10
+"""What cycles went into that is told, at most."""
 
 
 def bench(
@@ -113,10 +113,10 @@ def _number(value):
 
 
 def _spent(spent):
-    """What cycles went into, as shares of all of them."""
+    """What most of the cycles went into, as shares of all of them."""
     cycles = sum(spent.values())
-    shares = [f"{name} {count / cycles:.1%}" for name, count in spent.items() if count >= SHARE * cycles]
-    return f"{cycles:,} cycles: " + ", ".join(shares)
+    most = sorted(spent.items(), key=lambda item: -item[1])[:TOLD]
+    return f"{cycles:,} cycles: " + ", ".join(f"{name} {count / cycles:.1%}" for name, count in most)
 
 
 def register(app):
