@@ -16,10 +16,10 @@ __all__ = ["CompiledGemm", "compile_gemm"]
 
 MOST_GROUPS = 4
 """Row groups that replay a tile, at most: with two the array already outruns no bus."""
-MOST_OUTPUTS = 256
+MOST_OUTPUTS = 384
 """Outputs of a MATMUL, at most."""
 LOAD_PARTS = 4
-"""Parts in which a row group of X is loaded and quantised, at least, so that the first ones take little time."""
+"""Parts in which a row group of X is brought in, at least: one is quantised while the next one is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def _plan(config, fmt, *, rows, n, k):
     depth = ceil_to(k, BLOCK)
     most = MOST_GROUPS if fmt.tile_beats(k) <= config.prefetch_beats else 1
     plans = [plan for slots in (2, 1) for groups in range(min(most, config.activation_depth // (slots * depth)), 0, -1)
-             if (plan := _fit(config, fmt, n, k, slots, groups))]
+             if (plan := _fit(config, fmt, min(rows, fmt.rows), n, k, slots, groups))]
     if plans:
         return min(plans, key=lambda plan: _cycles(config, fmt, plan, rows, n, k))
     if depth > config.activation_depth:
@@ -84,12 +84,12 @@ def _plan(config, fmt, *, rows, n, k):
                     f"{needed - config.scratchpad_bytes} more than {config.scratchpad_bytes}; change scratchpad_bytes")
 
 
-def _fit(config, fmt, n, k, slots, groups):
+def _fit(config, fmt, rows, n, k, slots, groups):
     """The plan with the largest parts of X that leave room for two whole chunks of C, or the one with the largest
     chunks; None if there is no room at all."""
     best, outputs, parts = None, min(MOST_OUTPUTS, ceil_to(n, fmt.outputs)), LOAD_PARTS
     while True:
-        part, columns = max(1, fmt.rows // parts), min(k, ceil_to(-(-k * fmt.rows // parts), BLOCK))
+        part, columns = max(1, rows // parts), min(k, ceil_to(-(-k * rows // parts), BLOCK))
         left = config.scratchpad_groups - 2 * part * -(-columns // config.group_words)
         chunk = left * config.group_words // (2 * groups * fmt.rows) // fmt.outputs * fmt.outputs
         if chunk > (best.chunk if best else 0):
@@ -150,13 +150,16 @@ class _Gemm:
     def build(self):
         """The program's bytes."""
         sets = self._sets()
-        for number in range(len(sets)):
+        *parts, last = self._parts(0, sets)
+        for part in parts:
+            self._quantise(self._load(*part)[0], *part)
+        place, loaded = self._load(*last)
+        for number in range(len(sets)):   # the first ones only now: they would slow down the loads before
             self.streams.plan(matmuls=len(self._chunks(number, sets)), region=0, **self.format.stream,
                               offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
-                              tile_stride=self.format.tile_bytes(self.k))
+                              tile_stride=self.format.tile_bytes(self.k), after=() if number else (loaded,))
         self.streams.pump()
-        for part in self._parts(0, sets):
-            self._quantise(*part)
+        self._quantise(place, *last)
         waiting = None
         for number, (first, rows) in enumerate(sets):
             following, chunks = self._parts(number + 1, sets), self._chunks(number, sets)
@@ -168,10 +171,10 @@ class _Gemm:
                     self._store(*waiting)
                 waiting = (first, rows, output, count, place)
                 for part in following[:share]:
-                    self._quantise(*part)
+                    self._quantise(self._load(*part)[0], *part)
                 following = following[share:]
             for part in following:
-                self._quantise(*part)
+                self._quantise(self._load(*part)[0], *part)
         self._store(*waiting)
         self.program.end()
         return self.program.assemble()
@@ -209,14 +212,17 @@ class _Gemm:
     def _slot(self, number):
         return number % self.plan.slots * self.plan.groups * self.depth
 
-    def _quantise(self, number, row, first, rows, column, columns):
-        """Load and quantise a part, alternating between two places in the scratchpad."""
-        place = self.loaded % 2 * self.plan.part * self.x_groups
+    def _load(self, number, row, first, rows, column, columns):
+        """Load a part, alternating between two places in the scratchpad; returns the place and the LOAD's token."""
+        place, beat = self.loaded % 2 * self.plan.part * self.x_groups, self.config.bus_bytes
         self.loaded += 1
-        beat = self.config.bus_bytes
-        self.program.emit(Opcode.LOAD, region=2, offset=first * self.x_row + 4 * column, rows=rows, planes=1,
-                          count=ceil_to(4 * columns, beat), row_stride=self.x_row, scratch=place * beat,
-                          scratch_row_stride=self.x_groups * beat)
+        token = self.program.emit(Opcode.LOAD, region=2, offset=first * self.x_row + 4 * column, rows=rows, planes=1,
+                                  count=ceil_to(4 * columns, beat), row_stride=self.x_row, scratch=place * beat,
+                                  scratch_row_stride=self.x_groups * beat)
+        return place, token
+
+    def _quantise(self, place, number, row, first, rows, column, columns):
+        """Round a part that lies at ``place``."""
         group, inside = divmod(row, self.format.rows)
         self.program.emit(Opcode.VECTOR, n=columns, rows=rows, a=place, a_stride=self.x_groups, target_stride=inside,
                           target=self._slot(number) + group * self.depth + column, **self.format.activation)
