@@ -1,7 +1,7 @@
 """One figure of a benchmark, and where the cycles of its runs went."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -80,6 +80,16 @@ class Outcome:
     def cycles(self):
         """Cycles of all runs together."""
         return sum(counters["cycles"] for counters in self.counters)
+
+    def without(self, fewer):
+        """What these runs took more than as many other ones."""
+        def more(ours, theirs):
+            return {name: value - theirs.get(name, 0) for name, value in ours.items()}
+
+        return replace(self, counters=[more(*each) for each in zip(self.counters, fewer.counters, strict=True)],
+                       seconds=self.seconds - fewer.seconds, problems=self.problems + fewer.problems,
+                       spent={name: cycles for name, cycles in more(self.spent, fewer.spent).items() if cycles > 0},
+                       read=more(self.read, fewer.read))
 
     def measurement(self, *, about=None, **fields):
         """A Measurement of these runs; ``about`` is added to the configuration."""

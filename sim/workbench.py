@@ -11,6 +11,7 @@ from tilewright.gen.completion import Comparison, GoldenGenerator
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.driver import Generator
 from tilewright.gen.functions import function_tables
+from tilewright.gen.package import whole_model
 from tilewright.gen.simulation import MEMORY, build_simulation
 
 from .cosim import simulate
@@ -67,6 +68,11 @@ class Workbench:
         self.step("reading the model")
         return self._open_model()
 
+    @cached_property
+    def whole_model(self):
+        """The model as a TransformerModel in INT8."""
+        return whole_model(self.model[0], "int8", self.step)
+
     def _compile(self, name):
         """(LayerShape, weights, CompiledLayer) of the model's layer 0 for a preset."""
         checkpoint, _ = self.model
@@ -99,10 +105,11 @@ class Workbench:
         return Outcome(counters=result.counters, seconds=result.seconds, problems=tuple(problems), spent=spent,
                        read=read, configuration=preset.configuration(memory))
 
-    def decode(self, name, model, task, *, title, context, kv_format, memory=MEMORY, caches=None, position=0):
-        """Outcome of the decode steps that ``task``, a coroutine function, lets a ``Comparison`` do.
+    def run_model(self, name, model, task, *, kind, title, context, kv_format, memory=MEMORY, caches=None, position=0):
+        """Outcome of the runs of a kind that ``task``, a coroutine function, lets a ``Comparison`` do.
 
         model : TransformerModel
+        kind : 'prefill' or 'decode'
         caches : list of KvCache   what layers hold up to ``position``; None: nothing
         """
         preset, record = self.preset(name), self._folder / "record.txt"
@@ -120,10 +127,10 @@ class Workbench:
             asyncio.run(_watched(both, task))
         runs = [{"name": step.kind, "kind": step.kind, "position": step.position, "tokens": step.tokens,
                  "counters": step.counters} for step in device.steps]
-        decode = [step for step in device.steps if step.kind == "decode"]
+        chosen = [step for step in device.steps if step.kind == kind]
         spent, read = where_cycles_went(record, config=preset.config, compiled=compiled, caches=compiled.caches,
-                                        runs=runs, memory=memory, kinds=("decode",))
-        return Outcome(counters=[step.counters for step in decode], seconds=sum(step.seconds for step in decode),
+                                        runs=runs, memory=memory, kinds=(kind,))
+        return Outcome(counters=[step.counters for step in chosen], seconds=sum(step.seconds for step in chosen),
                        problems=tuple(both.differences), spent=spent, read=read,
                        configuration=preset.configuration(memory) | {"model": title, "context": context})
 

@@ -10,6 +10,7 @@ import pytest
 from tilewright.gen.cli import main
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.functions import function_tables
+from tilewright.gen.package import whole_model
 from tilewright.hw.registers import COUNTERS
 from tilewright.sim import benchmark, benchmark_models, benchmark_shapes, workbench
 from tilewright.sim.benchmark import gemm
@@ -203,26 +204,38 @@ def test_whole_from_two_slices(machine, tmp_path, monkeypatch):
     assert whole.kind == "derived" and whole.name == "gemm-fp16-micro-20x33x9" and not whole.problems
 
 
-def test_prefill(machine, tmp_path, smollm2):
-    """19 tokens take two runs of the layer; the machine reads no weight by the trace, which is empty."""
-    machine.cycles = 100_000
-    share, read = benchmark.prefill(on(tmp_path, lambda: (smollm2, [1, 2, 3])), "medium", count=5)
+def model_bench(smollm2, run_model):
+    """A bench that runs models by ``run_model``."""
+    return SimpleNamespace(model=(smollm2, [1, 2, 3]), whole_model=whole_model(smollm2, "int8"), context=512,
+                           run_model=run_model, preset=lambda name: SimpleNamespace(config=load_preset(name)))
+
+
+def test_prefill(smollm2):
+    """What two layers take more than one."""
+    def run_model(name, model, task, *, kind, title, **options):
+        layers = len(model.shapes)
+        assert kind == "prefill" and len(model.tensors["lm_head"].q) == 512
+        counters = [{"cycles": 1_000 + 50_000 * layers}] * 2
+        return Outcome(counters=counters, seconds=1.0, problems=(), configuration={},
+                       read={"o_proj": 400_000 * layers, "lm_head": 7, "keys": 5 * layers},
+                       spent={"array multiplies": 90_000 * layers, "vector alone, lm_head": 4})
+
+    share, read = benchmark_models.prefill_of_layer(model_bench(smollm2, run_model), "medium", count=19)
     linear = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
-    assert share.value == (5 * linear + 2 * 15 * 9 * 64) / 256 / 100_000 and share.goal == 0.9
-    assert read.value == 0 and read.at_most and not share.problems
+    assert share.value == (19 * linear + 2 * 190 * 9 * 64) / 256 / 100_000 and share.goal == 0.9
+    assert read.value == 400_000 / (2 * linear * 34 / 32) and read.at_most
+    assert share.spent == {"array multiplies": 90_000} and share.kind == read.kind == "derived"
 
 
 def test_whole_model_from_parts(smollm2):
     """Cycles that are linear in layers and vocabulary give the whole's."""
-    def decode(name, model, task, *, title, caches, **options):
+    def run_model(name, model, task, *, kind, title, caches, **options):
         layers, vocab = len(model.shapes), len(model.tensors["embedding"])
         assert len(model.layers) == len(caches) == layers and len(model.tensors["lm_head"].q) == vocab
         counters = {"cycles": 5_000 + 250_000 * layers + 40 * vocab, "read_beats": 100 * layers, "write_beats": vocab}
         return Outcome(counters=[counters], seconds=1.0, problems=(), spent={}, read={}, configuration={})
 
-    bench = SimpleNamespace(model=(smollm2, [1, 2, 3]), step=lambda text: None, context=512, decode=decode,
-                            preset=lambda name: SimpleNamespace(config=load_preset(name)))
-    *parts, cycles, moved = benchmark_models.decode_of_model(bench, "medium")
+    *parts, cycles, moved = benchmark_models.decode_of_model(model_bench(smollm2, run_model), "medium")
     layer = (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) * 34 // 32 + 128 * 3 * (2 * 64 + 2 * 2 + 4)
     least = 30 * layer + 49152 * 576 * 34 // 32
     assert len(parts) == 3 and cycles.kind == "derived" and not parts[0].title
