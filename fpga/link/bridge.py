@@ -11,7 +11,7 @@ from tilewright.hw.registers import CSR_ADDRESS_WIDTH
 
 from .access import BusAccess
 from .frames import WORD_BITS, WORDS, FrameReceiver, FrameSender
-from .protocol import INTERRUPT, PATIENCE_SECONDS, READS, Command, Identity, Status
+from .protocol import FRESH, INTERRUPT, PATIENCE_SECONDS, READS, Command, Identity, Status
 
 __all__ = ["HostBridge"]
 
@@ -69,7 +69,7 @@ class HostBridge(wiring.Component):
                              (self._access.write_port, self.write), (self._sender.o, self.o)):
             wiring.connect(m, inner, wiring.flipped(outer))
         self._status, self._length = Signal(Status, reset_less=True), Signal(16, reset_less=True)
-        self._irq = Signal()
+        self._irq, self._fresh = Signal(), Signal(init=1)
         m.d.sync += self._irq.eq(self.irq)
         self._build_bytes(m)
         self._build_buffer(m)
@@ -133,7 +133,7 @@ class HostBridge(wiring.Component):
             access.memory.eq((header.command == Command.READ_MEMORY) | (header.command == Command.WRITE_MEMORY)),
             access.write.eq((header.command == Command.WRITE_REGISTERS) | (header.command == Command.WRITE_MEMORY)),
             sender.command.eq(header.command), sender.sequence.eq(header.sequence), sender.length.eq(self._length),
-            sender.status.eq(self._status | Mux(self._irq, INTERRUPT, 0)),
+            sender.status.eq(self._status | Mux(self._irq, INTERRUPT, 0) | Mux(self._fresh, FRESH, 0)),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -170,7 +170,7 @@ class HostBridge(wiring.Component):
         m.d.comb += self._accepted.eq(~access.busy)
         with m.If(header.command == Command.IDENTIFY):
             m.d.comb += self._accepted.eq(1)
-            m.d.sync += [self._length.eq(Identity.BYTES), self.faulty.eq(0)]
+            m.d.sync += [self._length.eq(Identity.BYTES), self.faulty.eq(0), self._fresh.eq(0)]
         with m.Elif(header.command == Command.WAIT):
             m.d.comb += self._accepted.eq(1)
             m.next = "WAIT"

@@ -12,8 +12,8 @@ from enum import IntEnum
 from zlib import crc32
 
 __all__ = ["Command", "Status", "Answer", "Identity", "ProtocolError", "PAYLOAD_BYTES", "REQUEST_SYNC", "ANSWER_SYNC",
-           "REQUEST_HEADER_BYTES", "ANSWER_HEADER_BYTES", "CRC_BYTES", "INTERRUPT", "MAGIC", "PROTOCOL_VERSION",
-           "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer", "pack_request",
+           "REQUEST_HEADER_BYTES", "ANSWER_HEADER_BYTES", "CRC_BYTES", "INTERRUPT", "FRESH", "MAGIC",
+           "PROTOCOL_VERSION", "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer", "pack_request",
            "request_status"]
 
 PROTOCOL_VERSION = 1
@@ -25,6 +25,8 @@ PAYLOAD_BYTES = 1024
 CRC_BYTES = 4
 INTERRUPT = 0x80
 """Bit of an answer's status: the accelerator's interrupt is pending."""
+FRESH = 0x40
+"""Bit of an answer's status: the board was reset, and no IDENTIFY came since: what a host did before is lost."""
 PATIENCE_SECONDS = 0.05
 """Silence after which the board drops a frame that has begun; also how long it waits for its bus, and for the interrupt
 in WAIT, until it answers."""
@@ -70,6 +72,7 @@ class Answer:
     sequence: int
     status: int
     interrupt: bool = False
+    fresh: bool = False
     payload: bytes = b""
 
 
@@ -107,7 +110,7 @@ def pack_request(command, sequence, *, address=0, length=0, payload=b""):
 def pack_answer(answer):
     """Bytes of an answer."""
     header = _ANSWER.pack(ANSWER_SYNC, answer.command, answer.sequence,
-                          answer.status | (INTERRUPT if answer.interrupt else 0), len(answer.payload))
+                          answer.status | INTERRUPT * answer.interrupt | FRESH * answer.fresh, len(answer.payload))
     return _with_crc(header) + (_with_crc(answer.payload) if answer.payload else b"")
 
 
@@ -137,8 +140,9 @@ def find_answer(received):
             if len(received) < end:
                 return None, at
             if not length or _right(received[begin:end]):
-                return Answer(command=command, sequence=sequence, status=status & ~INTERRUPT,
-                              interrupt=bool(status & INTERRUPT), payload=bytes(received[begin:begin + length])), end
+                return Answer(command=command, sequence=sequence, status=status & ~(INTERRUPT | FRESH),
+                              interrupt=bool(status & INTERRUPT), fresh=bool(status & FRESH),
+                              payload=bytes(received[begin:begin + length])), end
         at += 1
     return None, len(received)
 

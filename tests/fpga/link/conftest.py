@@ -65,10 +65,12 @@ class Bench:
         self.dut = HostBridge(address_width=33, width=width, memory_bytes=MEMORY_BYTES, clock_hz=CLOCK_HZ,
                               patience=patience)
 
-    def run(self, body):
-        """Run ``body(bench)`` in the simulator; nothing may be left unread in the end."""
+    def run(self, body, *, greeted=True):
+        """Run ``body(bench)`` in the simulator, after an IDENTIFY; nothing may be left unread in the end."""
         async def main(ctx):
             self.ctx = ctx
+            if greeted:
+                assert (await self.ask(1, 0))[2] == 0
             await body(self)
             await self.cycles(200)
             assert self.answers.take() is None and not self.answers.received

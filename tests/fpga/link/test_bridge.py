@@ -214,6 +214,17 @@ def test_a_register_write_repeated_is_done_once(make_bench):
     make_bench().run(body)
 
 
+def test_answers_tell_of_a_reset_until_identify(make_bench):
+    async def body(bench):
+        assert not bench.ctx.get(bench.dut.linked)
+        for _ in range(2):
+            assert (await bench.ask(Command.READ_REGISTERS, 1, length=4))[2] == Status.OK | 0x40
+        assert (await bench.ask(0, 1, length=4))[2] == Status.BAD_COMMAND | 0x40
+        await works(bench)
+        assert bench.ctx.get(bench.dut.linked)
+    make_bench().run(body, greeted=False)
+
+
 def test_wait(make_bench):
     async def body(bench):
         ctx, interrupt = bench.ctx, 0x80
