@@ -116,10 +116,11 @@ class Fp16Row(wiring.Component):
 
         # Stage 3: by pairs of bytes. What comes in at both ends is the sign, as all is inverted.
         s3 = Signal(data.StructLayout({"value": PRODUCT_BITS, **flags}), reset_less=True, name="term")
+        places = Array(
+            Cat(s2.sign.replicate(16 * pairs), s2.value, s2.sign.replicate(PRODUCT_BITS))[:PRODUCT_BITS]
+            for pairs in range(4))
         m.d.sync += [
-            s3.value.eq(Cat(
-                Array(s2.value[i - 16 * pairs] if 0 <= i - 16 * pairs < _SHIFTED else s2.sign
-                      for pairs in range(4))[s2.pairs] for i in range(PRODUCT_BITS))),
+            s3.value.eq(places[s2.pairs]),
             *(s3[name].eq(s2[name]) for name in flags),
         ]
         return s3
