@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 # reference adds PyTorch and transformers, for one test file.
-EXTRAS ?= sim,test
+EXTRAS ?= sim,test,board
 HISTORY := tests/synth/history.csv
 BUDGETS := tests/synth/budgets.toml
+BOARD ?= ulx3s-85f
+RESOURCES := fpga/results/resources.csv
 PROMPT := The gray cat sat on the old stone wall and watched the rain fall over the quiet garden
 
 # Without Icarus its tests are left out, and said so.
@@ -17,7 +19,7 @@ ifeq ($(ICARUS),)
 LEFT_OUT := and not icarus
 endif
 
-.PHONY: help setup run whole-model test test-all bench synth docs soak lint clean left-out
+.PHONY: help setup run whole-model test test-all bench synth bitstream bitstreams docs soak lint clean left-out
 
 help:
 	@echo "make setup        install into $(VENV)"
@@ -27,6 +29,8 @@ help:
 	@echo "make test-all     the slow tests and synthesis against the area budgets"
 	@echo "make bench        measure cycles and bandwidth of the presets"
 	@echo "make synth        area of units and presets on Lattice ECP5, against their budgets"
+	@echo "make bitstream    a board's bitstream and its report: make bitstream BOARD=ulx3s-85f"
+	@echo "make bitstreams   those of all boards"
 	@echo "make docs         write docs/commands.md and docs/models.md anew"
 	@echo "make lint         ruff"
 	@echo "make clean        remove what was built, but not $(VENV)"
@@ -70,6 +74,14 @@ endif
 
 synth: $(STAMP)
 	$(BIN)/tilewright synth --budgets $(BUDGETS) --history $(HISTORY)
+
+bitstream: $(STAMP)
+	$(BIN)/tilewright build --board $(BOARD) -o build/$(BOARD) --history $(RESOURCES)
+
+# An hour or more on one core.
+bitstreams: $(STAMP)
+	for board in $$($(BIN)/python -c 'from tilewright.fpga.boards import BOARDS; print(*BOARDS)'); do \
+		$(BIN)/tilewright build --board $$board -o build/$$board --history $(RESOURCES) || exit 1; done
 
 docs: $(STAMP)
 	$(BIN)/python -m tilewright.gen.command_document docs/commands.md

@@ -109,8 +109,9 @@ class Comparison:
         return self.device.position
 
     async def start(self):
-        """Fill the KV cache with noise, so that what is written beside its place or read too early shows."""
-        await self.device.fill_kv_cache(self._noise().tobytes())
+        """Fill the KV cache with what the golden model's holds and else with noise, so that what is written beside its
+        place or read too early shows."""
+        await self.device.fill_kv_cache(self._expected_cache().tobytes())
 
     async def prompt(self, tokens):
         return await self._both("prompt", tokens)
@@ -128,9 +129,7 @@ class Comparison:
 
     async def finish(self):
         """Compare the whole KV cache."""
-        expected = self._noise()
-        for (layout, offset), cache in zip(self.device.compiled.caches, self.golden.caches, strict=True):
-            put_positions(expected[offset:offset + layout.size], layout, cache, range(self.position))
+        expected = self._expected_cache()
         words, differ = differing_words(await self.device.kv_cache(), expected)
         self.words += words
         if differ:
@@ -156,8 +155,12 @@ class Comparison:
             self.differences.append(f"{what}: {len(differ)} of {words} differ, the first of {element} {at // 4}: got "
                                     f"{bits:#010x}, expected {right:#010x}")
 
-    def _noise(self):
-        return np.random.default_rng(NOISE_SEED).integers(0, 256, self.device.compiled.kv_bytes, np.uint8)
+    def _expected_cache(self):
+        """Region 1 as it must be."""
+        region = np.random.default_rng(NOISE_SEED).integers(0, 256, self.device.compiled.kv_bytes, np.uint8)
+        for (layout, offset), cache in zip(self.device.compiled.caches, self.golden.caches, strict=True):
+            put_positions(region[offset:offset + layout.size], layout, cache, range(self.golden.position))
+        return region
 
     def _place(self, at):
         layer = max(i for i, (_, offset) in enumerate(self.device.compiled.caches) if offset <= at)

@@ -3,14 +3,17 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 from tilewright.gen.architecture import Architecture, RopeScaling
+from tilewright.gen.compiler.assembler import Label
 from tilewright.gen.compiler.formats import MatrixFormat
 from tilewright.gen.compiler.image import KvLayout
 from tilewright.gen.compiler.model import CompiledModel, compile_model
 from tilewright.gen.errors import UserError
 from tilewright.gen.tokenizer_file import read_tokenizer, write_tokenizer
+from tilewright.hw.commands import COMMAND_BYTES, Opcode
 from tilewright.hw.config import AcceleratorConfig, ConfigError
 from tilewright.sim.golden.model import TransformerModel
 from tilewright.sim.golden.weights import Int4Matrix
@@ -18,14 +21,14 @@ from tilewright.sim.golden.weights import Int4Matrix
 __all__ = ["Package", "compile_package", "whole_model", "write_package", "read_package", "is_package", "CONTEXT",
            "FORMAT"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifest."""
 CONTEXT = 512
 """Positions that a package holds, unless it is asked for others."""
 MANIFEST, IMAGE, TOKENIZER = "manifest.json", "image.bin", "tokenizer.json"
 
 _PLAIN = [field.name for field in fields(CompiledModel) if field.name not in ("image", "caches", "labels")]
-"""What the manifest has of a CompiledModel as it is; labels are for who looks at a program, not for running it."""
+"""What the manifest has of a CompiledModel as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ def write_package(package, folder):
         "tokenizer": TOKENIZER, "kv_heads": kv.kv_heads, "head_dim": kv.head_dim,
         "caches": [{"offset": offset, "slots": layout.slots, "ring": layout.ring}
                    for layout, offset in compiled.caches],
-        **{name: getattr(compiled, name) for name in _PLAIN},
+        "labels": _runs(compiled.labels), **{name: getattr(compiled, name) for name in _PLAIN},
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,15 +150,21 @@ def read_package(folder, config=None):
                       slots=cache["slots"], ring=cache["ring"]), cache["offset"]) for cache in manifest["caches"])
         values = {name: manifest[name] for name in _PLAIN}
         told = {name: manifest[name] for name in ("model", "weights", "kv", "tensors", "config_hash")}
-        image = {name: manifest["image"][name] for name in ("bytes", "sha256")}
-    except (KeyError, TypeError, ConfigError, UserError) as error:
+        expected = {name: manifest["image"][name] for name in ("bytes", "sha256")}
+        runs = [(text, int(offset), int(count)) for text, offset, count in manifest["labels"]]
+    except (KeyError, TypeError, ValueError, ConfigError, UserError) as error:
         raise UserError(f"{place}: corrupt manifest ({error}); compile the model again") from None
     if told.pop("config_hash") != built.sha256:
         raise UserError(f"{place}: config_hash is not that of its configuration; compile the model again")
     if config is not None and config.sha256 != built.sha256:
         raise UserError(f"{folder}: compiled for configuration {built.name} ({built.sha256[:8]}), not for "
                         f"{config.name} ({config.sha256[:8]}); compile the model for it")
-    compiled = CompiledModel(image=_image(folder / IMAGE, image), caches=caches, **values)
+    image = _image(folder / IMAGE, expected)
+    try:
+        labels = _labels(runs, image)
+    except ValueError as error:
+        raise UserError(f"{place}: labels that are not the program's ({error}); compile the model again") from None
+    compiled = CompiledModel(image=image, caches=caches, labels=labels, **values)
     return Package(compiled=compiled, config=built, architecture=architecture,
                    tokenizer=read_tokenizer(folder / TOKENIZER), **told)
 
@@ -170,6 +179,30 @@ def _image(place, expected):
     if hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise UserError(f"{place}: SHA-256 is not the manifest's; compile the model again")
     return data
+
+
+def _runs(labels):
+    """Labels as the manifest has them: the text of commands that lie behind each other, the first one's offset, their
+    number. What a command is stands in the image."""
+    runs = []
+    for text, each in groupby(labels.items(), lambda item: item[1].text):
+        for offset, _ in each:
+            if runs and runs[-1][0] == text and runs[-1][1] + COMMAND_BYTES * runs[-1][2] == offset:
+                runs[-1][2] += 1
+            else:
+                runs.append([text, offset, 1])
+    return runs
+
+
+def _labels(runs, image):
+    """The other way round; ValueError where there is no such command."""
+    labels = {}
+    for text, first, count in runs:
+        if first < 0 or first + COMMAND_BYTES * count > len(image):
+            raise ValueError(f"offset {first}, {count} commands")
+        for offset in range(first, first + COMMAND_BYTES * count, COMMAND_BYTES):
+            labels[offset] = Label(Opcode(image[offset]).name, text)
+    return labels
 
 
 def _tuples(values):

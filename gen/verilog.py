@@ -15,7 +15,7 @@ from amaranth.back import rtlil
 
 from .yosys import run_script
 
-__all__ = ["emit", "merge_modules", "write_if_changed"]
+__all__ = ["emit", "emit_rtlil", "merge_modules", "write_if_changed"]
 
 _MODULE = re.compile(r"^(?:attribute [^\n]*\n)*module \\(\S+)\n.*?^end\n", re.MULTILINE | re.DOTALL)
 _CELL = re.compile(r"  cell \\(\S+) (\S+)\n")
@@ -52,6 +52,11 @@ def emit(elaboratable, *, name, path=None, ports=None):
     """
     with _without_collector():
         text = rtlil.convert(elaboratable, name=name, ports=ports, emit_src=False)
+    return emit_rtlil(text, name=name, path=path)
+
+
+def emit_rtlil(text, *, name, path=None):
+    """As ``emit``, for a design that Amaranth has already converted to RTLIL ``text`` (as its platforms do)."""
     text = merge_modules(text)
     # Yosys counts ports from one: a port zero would lose its place in the list.
     text = _PORT.sub(lambda m: f"{m[1]}{int(m[2]) + 1}", text)

@@ -20,10 +20,13 @@ class GemmJob:
     compiled : CompiledGemm
     x : float32 [m, k]
     weights : QuantisedMatrix or float16 array    those that were compiled, [n, k]
+
+    Attributes ``compiled``, ``caches`` and ``described`` (each run but its counters) are for ``report.write_trace``.
     """
 
     def __init__(self, config, compiled, x, weights):
-        self._config, self._compiled = config, compiled
+        self._config, self.compiled, self.caches = config, compiled, ()
+        self.described = [{"name": "GEMM", "kind": "prefill", "position": 0, "tokens": len(x)}]
         self._io_base = -(-len(compiled.image) // PAGE) * PAGE
         self.bytes = self._io_base + compiled.io_size
         self._image = np.random.default_rng(NOISE_SEED).integers(0, 256, self.bytes, np.uint8)
@@ -45,7 +48,7 @@ class GemmJob:
 
     def job(self, memory, *, watchdog=1_000_000):
         """The job with the memory model's settings ``memory``."""
-        compiled = self._compiled
+        compiled = self.compiled
         regions = ((0, len(compiled.image), False), (0, 0, False), (self._io_base, compiled.io_size, True))
         run = Run(compiled.program, (), regions, label="GEMM")
         return Job((run,), (0, self.bytes), int(self._config.sha256[:8], 16), memory, watchdog)
@@ -56,8 +59,8 @@ class GemmJob:
 
     def place(self, offset):
         """What lies at an offset of the memory, in words."""
-        at = offset - self._io_base - self._compiled.c
+        at = offset - self._io_base - self.compiled.c
         if at < 0:
             return "program, weights or X"
-        row, byte = divmod(at, self._compiled.c_row_bytes)
+        row, byte = divmod(at, self.compiled.c_row_bytes)
         return f"C, row {row}, column {byte // 4}"

@@ -68,6 +68,18 @@ class LayerJob:
         return self._compiled
 
     @property
+    def caches(self):
+        """For ``report.write_trace``."""
+        return [(self._compiled.kv, 0)]
+
+    @property
+    def described(self):
+        """Each run but its counters, for ``report.write_trace``."""
+        return [{"name": f"{'decode' if chunk.decode else 'prefill'} at {chunk.position}",
+                 "kind": "decode" if chunk.decode else "prefill", "position": chunk.position, "tokens": chunk.tokens}
+                for chunk in self.chunks]
+
+    @property
     def memory_bytes(self):
         """Size of the memory that holds the job: the next power of two."""
         return 1 << (self.bytes - 1).bit_length()
@@ -84,8 +96,8 @@ class LayerJob:
             Run(compiled.decode if chunk.decode else compiled.prefill, (chunk.position, chunk.tokens),
                 ((0, len(compiled.image), False), (self._kv_base, compiled.kv.size, True),
                  (self._io_base + i * self._io_stride, compiled.io_size, True)),
-                label=f"{'decode' if chunk.decode else 'prefill'} at {chunk.position}")
-            for i, chunk in enumerate(self.chunks))
+                label=run["name"])
+            for i, (chunk, run) in enumerate(zip(self.chunks, self.described, strict=True)))
         return Job(runs, (0, self.bytes), int(self._config.sha256[:8], 16), memory, watchdog)
 
     def _rows(self, array, chunk_index, offset, tokens):

@@ -1,12 +1,11 @@
 """The main job: a layer of a real model on the generated Verilog, compared word for word with the golden model."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from .cosim import build, simulate
+from .cosim import simulate
 from .golden import functions
 from .golden.layer import dequantise_weights
 from .golden.reference import ReferenceCache
@@ -69,8 +68,7 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     """
     from tilewright.gen.compiler.layer import compile_layer
     from tilewright.gen.functions import function_tables
-    from tilewright.gen.generate import build_top
-    from tilewright.gen.verilog import emit
+    from tilewright.gen.simulation import build_simulation
 
     folder = Path(folder)
     step("compiling the layer")
@@ -78,18 +76,11 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
     tables = golden_tables(function_tables(config.functions))
     step("running the golden model")
     job = LayerJob(config, shape, weights, compiled, x, prefill=prefill, tables=tables)
-    step("generating Verilog")
-    started = time.perf_counter()
-    verilog = folder / f"{config.module_name}.v"
-    emit(build_top(config), name=config.module_name, path=verilog)
-    generated = time.perf_counter() - started
-    step("building the simulation")
-    started = time.perf_counter()
-    built = build(config, verilog, folder, memory_bytes=job.memory_bytes, simulator=simulator, waves=waves is not None)
-    build_seconds = time.perf_counter() - started
+    built = build_simulation(config, folder, memory_bytes=job.memory_bytes, step=step, simulator=simulator,
+                             waves=waves is not None)
     step("simulating")
     record = None if trace is None else folder / "trace.txt"
-    result = simulate(built, job.job(memory), job.image, progress=progress, waves=waves, record=record)
+    result = simulate(built.folder, job.job(memory), job.image, progress=progress, waves=waves, record=record)
     if trace is not None:
         step("writing the timeline")
         runs = [{"name": run.label, "kind": "decode" if chunk.decode else "prefill", "position": chunk.position,
@@ -111,8 +102,8 @@ def run_layer(*, config, shape, weights, x, prefill, context, folder, memory, si
         "decode": _phase(config, shape, weights, job, result, decode=True),
         "float64": _against_float64(shape, weights, x, job.outputs),
         "simulation": {"cycles_per_second": result.cycles / result.seconds, "seconds": result.seconds,
-                       "build_seconds": build_seconds, "simulator": simulator},
-        "generation": {"seconds": generated, "verilog_bytes": verilog.stat().st_size},
+                       "build_seconds": built.build_seconds, "simulator": simulator},
+        "generation": {"seconds": built.generate_seconds, "verilog_bytes": built.verilog.stat().st_size},
         "configuration": config.name, "memory": memory, "context": context,
     }
     return report

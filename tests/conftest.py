@@ -1,10 +1,11 @@
-"""Fixtures for several folders: a real model, whose file comes the way a user gets it and stays in the cache, and
-floating point, with Berkeley SoftFloat as a reference that shares nothing with NumPy or the RTL."""
+"""Fixtures for several folders: the command line, a real model, whose file comes the way a user gets it and stays in
+the cache, and floating point, with Berkeley SoftFloat as a reference that shares nothing with NumPy or the RTL."""
 
 import numpy as np
 import pytest
 import softfloatpy
 
+from tilewright.gen import cli
 from tilewright.gen.checkpoint.gguf_file import GgufCheckpoint
 from tilewright.gen.fetch import fetch
 from tilewright.gen.model import load_model
@@ -20,6 +21,18 @@ def smollm2_model():
 def smollm2(smollm2_model):
     """Its GGUF file, open."""
     return GgufCheckpoint(fetch(smollm2_model, progress=False), smollm2_model)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        return end.value.code, *capsys.readouterr()
+    return run
 
 
 _CORNERS = np.array([sign | bits for sign in (0, 1 << 31) for bits in (

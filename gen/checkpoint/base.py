@@ -12,11 +12,13 @@ from tilewright.gen.weights import check_finite, to_fp16, to_int4, to_int8
 from tilewright.sim.golden.model import sinusoidal_positions
 from tilewright.sim.golden.weights import Int4Matrix, QuantisedMatrix, dequantise
 
-__all__ = ["Checkpoint", "TensorError", "WEIGHTS_FORMATS"]
+__all__ = ["Checkpoint", "TensorError", "MACHINE_FORMATS", "WEIGHTS_FORMATS"]
 
 _ROUNDED = {"int8": to_int8, "fp16": to_fp16, "int4": to_int4}
-WEIGHTS_FORMATS = ("file", *_ROUNDED, "float32")
-"""Formats of matrices: as the file has them, or one for all. The machine lacks float32, which is for references."""
+MACHINE_FORMATS = ("file", *_ROUNDED)
+"""Formats of matrices in the machine: as the file has them, or one for all."""
+WEIGHTS_FORMATS = (*MACHINE_FORMATS, "float32")
+"""Formats of matrices; float32 is for references."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 """The command ``tilewright``. Each group of commands is a module of this package with a function ``register(app)``.
 
-To add a group, write its module and name it in ``GROUPS``. A module imports what is heavy inside its commands, so that
-``tilewright --help`` answers at once.
+To add a group, write its module and name it in ``GROUPS``. Groups of other packages are found by their entry points: a
+function ``register`` under ``tilewright.commands`` in ``pyproject.toml``. A module imports what is heavy inside its
+commands, so that ``tilewright --help`` answers at once.
 """
 
 import sys
 from importlib import import_module
+from importlib.metadata import entry_points
 
 import typer
 
@@ -21,6 +23,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
                   help="Generate, prove and run accelerators for small language models.")
 for _group in GROUPS:
     import_module(f"{__name__}.{_group}").register(app)
+for _point in sorted(entry_points(group="tilewright.commands"), key=lambda point: point.name):
+    _point.load()(app)
 
 
 def _end(code, message):

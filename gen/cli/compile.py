@@ -74,11 +74,11 @@ def configuration_of(preset, config):
 
 
 def kv_format(weights, kv):
-    """Format of the KV cache; UserError for formats that are not known."""
-    from tilewright.gen.checkpoint import WEIGHTS_FORMATS
+    """Format of the KV cache; UserError for formats that the machine lacks."""
+    from tilewright.gen.checkpoint import MACHINE_FORMATS
 
-    if weights not in WEIGHTS_FORMATS:
-        raise UserError(f"--weights {weights}: unknown; allowed are {', '.join(WEIGHTS_FORMATS)}")
+    if weights not in MACHINE_FORMATS:
+        raise UserError(f"--weights {weights}: no format of the machine; allowed are {', '.join(MACHINE_FORMATS)}")
     if kv is None:
         return "fp16" if weights == "fp16" else "int8"
     if kv not in KV_FORMATS:

@@ -22,7 +22,7 @@ from .compile import (
     kv_format,
 )
 from .generate import ConfigOption
-from .run import check_writable
+from .output import check_writable, write_json
 
 __all__ = ["register"]
 
@@ -60,8 +60,8 @@ def complete(
     MODEL may also be a package, the folder that tilewright compile wrote. --check compares each token, its logits and
     the final KV cache with the golden model; exit code 1 if anything differs.
     """
-    check_writable(json_file, False)
-    check_writable(trace, False)
+    check_writable(json_file)
+    check_writable(trace)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder, trace) as job:
         package = job.open(context)
         numbers = package.tokenizer.prompt(prompt)
@@ -86,7 +86,7 @@ def embed(
     folder: FolderOption = BUILDS,
 ):
     """Print the embedding of a text by an encoder model, as a JSON list. --check compares both back ends."""
-    check_writable(json_file, False)
+    check_writable(json_file)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
         numbers = job.checkpoint.tokenizer().prompt(text)
         package = job.open(len(numbers))
@@ -141,9 +141,6 @@ class _Job:
         self.simulates, self.golden = backend == "sim" or check, backend == "golden" or check
         if trace is not None and not self.simulates:
             raise UserError(f"--trace {trace}: nothing is simulated; add --backend sim")
-        if trace is not None and is_package(model):
-            raise UserError(f"--trace {trace}: a package does not tell what its commands are for; give the model "
-                            "itself")
         self.trace = trace
         self.weights, self.kv = weights, kv_format(weights, kv)
         self.named = preset is not None or config is not None
@@ -265,8 +262,7 @@ class _Job:
             "differences": self.differences,
         }
         if json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(report, indent=2) + "\n")
+            write_json(json_file, report)
         self._show_figures(report)
         return int(bool(self.differences))
 

@@ -1,6 +1,5 @@
 """``tilewright evaluate``: what the accelerator's arithmetic does to a model's predictions."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from tilewright.gen.errors import UserError
 
 from .compile import KvOption, ModelArgument, SourceOption, WeightsOption, kv_format
+from .output import check_writable, write_json
 
 __all__ = ["register"]
 
@@ -38,8 +38,7 @@ def evaluate(
     from tilewright.sim.layer_run import golden_tables
 
     kv = kv_format(weights, kv)
-    if weights == "float32":
-        raise UserError("--weights float32: is what the reference has; allowed are file, int8, fp16, int4")
+    check_writable(json_file)
     content = _read(text or TEXT)
     with Console(stderr=True).status("opening the model") as status:
         checkpoint = open_checkpoint(model, source)
@@ -53,8 +52,7 @@ def evaluate(
     report = {"model": Path(model).stem, "weights": weights, "kv": kv, "text": (text or TEXT).name,
               "reference": "float64 on the file's own weights"} | result.as_json()
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(json_file, report)
     _show(Console(), report)
 
 

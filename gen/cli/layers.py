@@ -1,6 +1,5 @@
 """``tilewright layers``: a reduced layer of each known model on one simulated build."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,8 @@ import typer
 from tilewright.gen.errors import UserError
 
 from .generate import chosen
+from .marked import marked
+from .output import check_writable, write_json, write_text
 
 BEGIN, END = "<!-- layers: begin -->\n", "<!-- layers: end -->\n"
 MEMORY_BYTES = 1 << 21
@@ -28,25 +29,23 @@ def layers(
     from rich.console import Console
 
     from tilewright.gen.functions import function_tables
-    from tilewright.gen.generate import build_top
-    from tilewright.gen.verilog import emit
+    from tilewright.gen.simulation import build_simulation
     from tilewright.sim import structures
-    from tilewright.sim.cosim import build
     from tilewright.sim.layer_run import golden_tables
 
     configuration = chosen(preset or (None if config else "medium"), config)
     for name in models or ():
         if name not in structures.REDUCED:
             raise UserError(f"unknown model {name!r}; known: {', '.join(structures.REDUCED)}")
-    text = _marked(readme)
+    around = marked(readme, BEGIN, END)
+    for path in (readme, json_file):
+        check_writable(path)
+    check_writable(folder, is_folder=True)
     chosen_cases = list(structures.cases(models or structures.REDUCED, prefill=PREFILL, encoder_tokens=ENCODER_TOKENS,
                                          formats=configuration.operand_formats))
     console = Console(stderr=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with console.status("generating Verilog and building the simulation"):
-        verilog = folder / f"{configuration.module_name}.v"
-        emit(build_top(configuration), name=configuration.module_name, path=verilog)
-        built = build(configuration, verilog, folder, memory_bytes=MEMORY_BYTES)
+    with console.status("generating Verilog") as status:
+        built = build_simulation(configuration, folder, memory_bytes=MEMORY_BYTES, step=status.update).folder
     tables = golden_tables(function_tables(configuration.functions))
     outcomes = []
     for number, case in enumerate(chosen_cases, start=1):
@@ -56,25 +55,11 @@ def layers(
         for problem in outcomes[-1].problems:
             console.print(f"{case.model}, layer {case.layer}, {case.number_format}: {problem}", style="red")
     if readme is not None:
-        before, _, after = text
-        readme.write_text(before + BEGIN + structures.matrix(outcomes) + END + after)
+        write_text(readme, around[0] + BEGIN + structures.matrix(outcomes) + END + around[1])
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps([_as_json(configuration, outcome) for outcome in outcomes], indent=2) + "\n")
+        write_json(json_file, [_as_json(configuration, outcome) for outcome in outcomes])
     _show(Console(), configuration, outcomes, structures.describe)
     return int(any(outcome.problems for outcome in outcomes))
-
-
-def _marked(readme):
-    """(text before, matrix, text behind) of a file with markers; None without a file."""
-    if readme is None:
-        return None
-    text = readme.read_text() if readme.exists() else ""
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{readme}: has no lines {BEGIN.strip()} and {END.strip()} to put the matrix between; add them")
-    before, _, rest = text.partition(BEGIN)
-    matrix, _, after = rest.partition(END)
-    return before, matrix, after
 
 
 def _as_json(configuration, outcome):

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tilewright.gen.errors import UserError
-
 from .generate import JsonOption
+from .output import write_text
 
 __all__ = ["register"]
 
@@ -27,12 +26,7 @@ def report(
     from tilewright.sim.report_page import page
 
     found = read_trace(trace)
-    text = page(found, date=date)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}; choose another with -o") from None
+    write_text(output, page(found, date=date))
     typer.echo(json.dumps(found.as_json(), indent=2) if as_json else output)
 
 

@@ -1,8 +1,6 @@
 """``tilewright run`` and ``tilewright fetch``: a layer of a real model on the generated hardware."""
 
-import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -10,6 +8,7 @@ import typer
 from tilewright.gen.errors import UserError
 
 from .generate import chosen
+from .output import check_writable, write_json
 
 PROMPT = ("The gray cat sat on the old stone wall and watched the rain fall over the quiet garden, "
           "waiting for the door to open.")
@@ -61,8 +60,9 @@ def run(
     configuration = chosen(preset or (None if config else "medium"), config)
     checkpoint, tokens = model_and_tokens(model, source, prompt, new_tokens, context)
     index = _layer_index(layers, checkpoint.architecture.layers)
-    for path, is_folder in ((json_file, False), (waves, False), (trace, False), (folder, True)):
-        check_writable(path, is_folder)
+    for path in (json_file, waves, trace):
+        check_writable(path)
+    check_writable(folder, is_folder=True)
     console = Console(stderr=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                   TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -79,8 +79,7 @@ def run(
             title=f"{model}, layer {index}",
             step=lambda text: bars.update(task, description=text), progress=progress)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        write_json(json_file, report.as_json())
     _show(Console(), report, model, index)
     return 0 if report.equal else 1
 
@@ -107,22 +106,6 @@ def _layer_index(text, layers):
     if not (text.isdigit() and int(text) < layers):
         raise UserError(f"--layers {text}: must be the number of one layer, 0 to {layers - 1}")
     return int(text)
-
-
-def check_writable(path, is_folder):
-    """Raise UserError unless the file, or files in the folder, can be written; what is not there yet is not made."""
-    if path is None:
-        return
-    try:
-        place = next(place for place in (path, *path.absolute().parents) if place.exists())
-        if place == path and not is_folder:
-            with open(path, "a"):
-                pass
-        else:
-            with TemporaryDirectory(dir=place):
-                pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another") from None
 
 
 def _show(console, report, model, index):

@@ -9,6 +9,7 @@ import typer
 from tilewright.gen.errors import UserError
 
 from .generate import JsonOption
+from .output import check_writable, write_text
 
 __all__ = ["register"]
 
@@ -41,11 +42,7 @@ def soak(
         raise UserError(f"--blocks {blocks}: must be from 1 to {BLOCKS}")
     if not 1 <= jobs <= blocks:
         raise UserError(f"--jobs {jobs}: must be from 1 to the number of blocks, {blocks}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.touch()
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}; choose another with -o") from None
+    check_writable(output)
 
     results, failures = [], []
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.1f} %"),
@@ -62,7 +59,7 @@ def soak(
                     failures += [f"{name}: {line}" for line in result.lines]
     summary = {"results": [asdict(result) for result in results], "failures": failures}
     text = json.dumps(summary, indent=2)
-    output.write_text(text + "\n")
+    write_text(output, text + "\n")
     if as_json:
         typer.echo(text)
     else:

@@ -13,19 +13,26 @@ def normalise(m, value, *, steps, name):
     """Combinational left shift of ``value`` by each of ``steps`` (descending powers of two) whose top bits are zero.
 
     Returns (shifted, steps_taken): a Signal as wide as ``value``, and one bit a step, the smallest step first, so that
-    steps down to 1 make ``steps_taken`` the number of leading zeros. Steps may be spread over pipeline stages.
+    steps down to 1 make ``steps_taken`` the number of leading zeros. Steps may be spread over pipeline stages. Which
+    steps are taken is found beside the shift, for all places that larger steps may leave, so that each step costs no
+    more than its multiplexer.
     """
-    taken = []
-    for step in steps:
+    taken = _steps_taken(value, steps)
+    for step, empty in zip(steps, taken, strict=True):
         shifted = Signal(len(value), name=f"{name}_by{step}")
-        empty = Signal(name=f"{name}_empty{step}")
-        m.d.comb += [
-            empty.eq(value[-step:] == 0),
-            shifted.eq(Mux(empty, Cat(Const(0, step), value[:-step]), value)),
-        ]
+        m.d.comb += shifted.eq(Mux(empty, Cat(Const(0, step), value[:-step]), value))
         value = shifted
-        taken.insert(0, empty)
-    return value, Cat(taken)
+    return value, Cat(reversed(taken))
+
+
+def _steps_taken(value, steps):
+    """One bit a step, the largest first."""
+    if not steps:
+        return []
+    step, *smaller = steps
+    empty = ~value[-step:].any()
+    behind = _steps_taken(Cat(Const(0, step), value[:-step]), smaller)
+    return [empty, *(Mux(empty, *pair) for pair in zip(behind, _steps_taken(value, smaller), strict=True))]
 
 
 def round_up(value, *, keep):

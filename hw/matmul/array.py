@@ -5,8 +5,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .products import PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights, packed_products
+from .sums import any_of, held_sum, shown_sum, step_sums, sum_control
 
-__all__ = ["SUM_WIDTH", "PeRow", "ActivationSums", "PeArray", "any_of"]
+__all__ = ["SUM_WIDTH", "PeRow", "ActivationSums", "PeArray"]
 
 SUM_WIDTH = 20
 """Bits of a block sum: 32 * 127 * 128 < 2^19."""
@@ -57,22 +58,10 @@ class PeRow(wiring.Component):
             weights = data.View(WeightPair, self.weights.word_select(pair, WeightPair.size))
             products += build(m, self.activation, weights)
         for lane, product in enumerate(products):
-            # The accumulator clears as it hands over: a reset of its register, no logic in the adder's path.
-            total = Signal(signed(SUM_WIDTH), name=f"total_{lane}")
-            accumulator = Signal(signed(SUM_WIDTH), reset_less=True, name=f"accumulator_{lane}")
-            held = Signal(signed(SUM_WIDTH), reset_less=True, name=f"held_{lane}")
-            shown = Signal(signed(SUM_WIDTH), reset_less=True, name=f"shown_{lane}")
+            total, accumulator, held = held_sum(
+                m, signed(SUM_WIDTH), add=self.add, last=self.last, clear=self.clear, name=lane)
+            shown = shown_sum(m, held, select=self.select[lane], name=lane)
             m.d.comb += [total.eq(accumulator + product), self.sums.word_select(lane, SUM_WIDTH).eq(shown)]
-            with m.If(self.clear):
-                m.d.sync += accumulator.eq(0)
-            with m.Elif(self.add):
-                m.d.sync += accumulator.eq(total)
-            with m.If(self.last):
-                m.d.sync += held.eq(total)
-            with m.If(self.select[lane]):
-                m.d.sync += shown.eq(held)
-            with m.Else():
-                m.d.sync += shown.eq(0)
         return m
 
 
@@ -109,16 +98,9 @@ class ActivationSums(wiring.Component):
             operands = later
         parts = []
         for i in range(self._rows):
-            total = Signal(signed(ROW_SUM_WIDTH), name=f"total_{i}")
-            accumulator = Signal(signed(ROW_SUM_WIDTH), reset_less=True, name=f"accumulator_{i}")
-            held = Signal(signed(ROW_SUM_WIDTH), reset_less=True, name=f"held_{i}")
+            total, accumulator, held = held_sum(
+                m, signed(ROW_SUM_WIDTH), add=self.add, last=self.last, clear=self.clear, name=i)
             m.d.comb += total.eq(accumulator + operands.word_select(i, 8).as_signed())
-            with m.If(self.clear):
-                m.d.sync += accumulator.eq(0)
-            with m.Elif(self.add):
-                m.d.sync += accumulator.eq(total)
-            with m.If(self.last):
-                m.d.sync += held.eq(total)
             parts.append(Mux(self.select[i], held, 0))
         shown = Signal(signed(ROW_SUM_WIDTH), reset_less=True)
         m.d.sync += shown.eq(any_of(parts))
@@ -173,34 +155,26 @@ class PeArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        add, last, clear = self._build_control(m)
+        add, last, clear = sum_control(m, valid=self.valid, last=self.last, product_delay=PRODUCT_DELAY)
         # Stage 1: operands; what all rows or all lanes share is computed here.
         weights = Signal(WeightPair.size * self._lanes // 2, reset_less=True)
         for pair in range(self._lanes // 2):
             low, high = (self.weights.word_select(2 * pair + i, 8).as_signed() for i in range(2))
             m.d.sync += weights.word_select(pair, WeightPair.size).eq(pack_weights(low, high))
-        columns = self._lanes // self._outputs
-        parts = [[] for _ in range(self._outputs)]
-        of_block = self.step & ~self.step_minimum if self._minimum else self.step
-        operands = []
+        rows, operands = [], []
         for i in range(self._rows):
             pairs = self._lanes // 2
             m.submodules[f"row_{i}"] = row = PeRow(
                 lanes=self._lanes, dsp_pairs=min(max(self._dsps - i * pairs, 0), pairs))
             activation = Signal(Multiples, reset_less=True, name=f"activation_{i}")
+            rows.append(row)
             operands.append(activation.one)
             m.d.sync += activation.eq(multiples(self.activations.word_select(i, 8).as_signed()))
             m.d.comb += [
                 row.activation.eq(activation), row.weights.eq(weights),
                 row.add.eq(add), row.last.eq(last), row.clear.eq(clear),
             ]
-            for column in range(columns):
-                select = Signal(name=f"select_{i}_{column}", reset_less=True)
-                m.d.sync += select.eq(of_block & (self.step_row == i) & (self.step_column == column))
-                for j in range(self._outputs):
-                    lane = column * self._outputs + j
-                    m.d.comb += row.select[lane].eq(select)
-                    parts[j].append(row.sums.word_select(lane, SUM_WIDTH))
+        step, beside = self.step, []
         if self._minimum:
             m.submodules.activation_sums = sums = ActivationSums(rows=self._rows)
             select = Signal(self._rows, reset_less=True)
@@ -209,28 +183,7 @@ class PeArray(wiring.Component):
                          sums.clear.eq(clear), sums.select.eq(select)]
             row_sum = Signal(signed(SUM_WIDTH))
             m.d.comb += row_sum.eq(sums.sum)
-            for part in parts:
-                part.append(row_sum)
-        for j, sums in enumerate(parts):
-            joined = Signal(SUM_WIDTH, reset_less=True, name=f"joined_{j}")
-            m.d.sync += joined.eq(any_of(sums))
-            m.d.comb += self.sums.word_select(j, SUM_WIDTH).eq(joined)
+            step, beside = self.step & ~self.step_minimum, [row_sum]
+        step_sums(m, rows, self.sums, step=step, step_row=self.step_row, step_column=self.step_column,
+                  outputs=self._outputs, beside=beside)
         return m
-
-    def _build_control(self, m):
-        """``valid`` and ``last`` beside the data: operand register, products, then the sum."""
-        valid, last = self.valid, self.valid & self.last
-        for stage in range(PRODUCT_DELAY):
-            next_valid, next_last = Signal(name=f"valid_{stage}"), Signal(name=f"last_{stage}")
-            m.d.sync += [next_valid.eq(valid), next_last.eq(last)]
-            valid, last = next_valid, next_last
-        add, hand_over, clear = Signal(), Signal(), Signal(init=1)  # init: reset clears the sums, a cycle later
-        m.d.sync += [add.eq(valid), hand_over.eq(last), clear.eq(last)]
-        return add, hand_over, clear
-
-
-def any_of(values):
-    """OR of all values, as a balanced tree."""
-    while len(values) > 1:
-        values = [a | b for a, b in zip(values[::2], values[1::2], strict=False)] + values[len(values) & ~1:]
-    return values[0]

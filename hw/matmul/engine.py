@@ -10,11 +10,12 @@ from ..ports import ActivationWrite, ScratchWrite, UnitStatus, WeightRead
 from ..registers import ErrorCode
 from .accumulate import BlockAccumulate
 from .activations import ActivationBuffer
-from .array import PeArray, any_of
+from .array import PeArray
 from .drain import Drain
 from .fp16_array import Fp16Array
 from .fp16_results import Fp16Results
 from .issue import MatmulIssue
+from .sums import any_of
 from .unpack import Unpack
 
 __all__ = ["MatmulEngine"]

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..fp.normalise import FP16
-from .array import any_of
+from .sums import held_sum, shown_sum, step_sums, sum_control
 
 __all__ = ["Operand", "decode", "exact_sum", "Fp16Row", "Fp16Array"]
 
@@ -78,11 +78,9 @@ class Fp16Row(wiring.Component):
         layout = self._layout
         for lane in range(self._lanes):
             term = self._build_product(m, data.View(Operand, self.weights.word_select(lane, Operand.size)))
-            # The accumulator clears as it hands over: a reset of its register, no logic in the adder's path.
-            total = Signal(layout, name=f"total_{lane}")
-            accumulator = Signal(layout, reset_less=True, name=f"accumulator_{lane}")
-            held = Signal(layout, reset_less=True, name=f"held_{lane}")
-            shown = Signal(layout, reset_less=True, name=f"shown_{lane}")
+            total, accumulator, held = held_sum(
+                m, layout, add=self.add, last=self.last, clear=self.clear, name=lane)
+            shown = shown_sum(m, held, select=self.select[lane], name=lane)
             width = layout["value"].width
             extended = Cat(term.value, term.sign.replicate(width - PRODUCT_BITS))
             m.d.comb += [
@@ -92,16 +90,6 @@ class Fp16Row(wiring.Component):
                 total.negative.eq(accumulator.negative | term.negative),
                 self.sums.word_select(lane, layout.size).eq(shown),
             ]
-            with m.If(self.clear):
-                m.d.sync += accumulator.eq(0)
-            with m.Elif(self.add):
-                m.d.sync += accumulator.eq(total)
-            with m.If(self.last):
-                m.d.sync += held.eq(total)
-            with m.If(self.select[lane]):
-                m.d.sync += shown.eq(held)
-            with m.Else():
-                m.d.sync += shown.eq(0)
         return m
 
     def _build_product(self, m, weight):
@@ -128,10 +116,11 @@ class Fp16Row(wiring.Component):
 
         # Stage 3: by pairs of bytes. What comes in at both ends is the sign, as all is inverted.
         s3 = Signal(data.StructLayout({"value": PRODUCT_BITS, **flags}), reset_less=True, name="term")
+        places = Array(
+            Cat(s2.sign.replicate(16 * pairs), s2.value, s2.sign.replicate(PRODUCT_BITS))[:PRODUCT_BITS]
+            for pairs in range(4))
         m.d.sync += [
-            s3.value.eq(Cat(
-                Array(s2.value[i - 16 * pairs] if 0 <= i - 16 * pairs < _SHIFTED else s2.sign
-                      for pairs in range(4))[s2.pairs] for i in range(PRODUCT_BITS))),
+            s3.value.eq(places[s2.pairs]),
             *(s3[name].eq(s2[name]) for name in flags),
         ]
         return s3
@@ -178,40 +167,21 @@ class Fp16Array(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        add, last, clear = self._build_control(m)
+        add, last, clear = sum_control(m, valid=self.valid, last=self.last, product_delay=Fp16Row.PRODUCT_DELAY)
         # Stage 1: operands, decoded once for all rows or all lanes.
         weights = Signal(Operand.size * self._lanes, reset_less=True)
         for lane in range(self._lanes):
             m.d.sync += weights.word_select(lane, Operand.size).eq(decode(self.weights.word_select(lane, 16)))
-        parts = [[] for _ in range(self._outputs)]
+        rows = []
         for i in range(self._rows):
             m.submodules[f"row_{i}"] = row = Fp16Row(lanes=self._lanes, depth=self._depth)
             activation = Signal(Operand, reset_less=True, name=f"activation_{i}")
+            rows.append(row)
             m.d.sync += activation.eq(decode(self.activations.word_select(i, 16)))
             m.d.comb += [
                 row.activation.eq(activation), row.weights.eq(weights),
                 row.add.eq(add), row.last.eq(last), row.clear.eq(clear),
             ]
-            for column in range(self._lanes // self._outputs):
-                select = Signal(name=f"select_{i}_{column}", reset_less=True)
-                m.d.sync += select.eq(self.step & (self.step_row == i) & (self.step_column == column))
-                for j in range(self._outputs):
-                    lane = column * self._outputs + j
-                    m.d.comb += row.select[lane].eq(select)
-                    parts[j].append(row.sums.word_select(lane, self._sum_bits))
-        for j, sums in enumerate(parts):
-            joined = Signal(self._sum_bits, reset_less=True, name=f"joined_{j}")
-            m.d.sync += joined.eq(any_of(sums))
-            m.d.comb += self.sums.word_select(j, self._sum_bits).eq(joined)
+        step_sums(m, rows, self.sums, step=self.step, step_row=self.step_row, step_column=self.step_column,
+                  outputs=self._outputs)
         return m
-
-    def _build_control(self, m):
-        """``valid`` and ``last`` beside the data: operand register, products, then the sum."""
-        valid, last = self.valid, self.valid & self.last
-        for stage in range(Fp16Row.PRODUCT_DELAY):
-            next_valid, next_last = Signal(name=f"valid_{stage}"), Signal(name=f"last_{stage}")
-            m.d.sync += [next_valid.eq(valid), next_last.eq(last)]
-            valid, last = next_valid, next_last
-        add, hand_over, clear = Signal(), Signal(), Signal(init=1)  # init: reset clears the sums, a cycle later
-        m.d.sync += [add.eq(valid), hand_over.eq(last), clear.eq(last)]
-        return add, hand_over, clear

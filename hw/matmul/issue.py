@@ -1,15 +1,15 @@
 """Issue: turns matmul commands into beats, block jobs and tiles."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from ..commands import Format, Opcode, layout
 from ..config import BLOCK
 from ..registers import ErrorCode
 from .accumulate import block_job
-from .drain import ADDRESS_WIDTH, drain_tile
+from .drain import drain_tile
+from .progress import Progress
 
 __all__ = ["MatmulIssue"]
 
@@ -80,108 +80,28 @@ class MatmulIssue(wiring.Component):
             "waits": Out(1), "starved": Out(1), "idle": Out(1),
         })
 
-    def _of_format(self, int8, fp16):
-        """The value for the format in work, of what a build may have for both."""
-        if self._rows and self._fp16_rows:
-            return Mux(self.half, fp16(), int8())
-        return int8() if self._rows else fp16()
-
     def elaborate(self, platform):
         m = Module()
-        # The command, and where in it we are.
-        command = Signal(data.StructLayout({
-            "scaled": 1, "minimum": 1, "format": 2, "k": 16, "rows": 16, "activation": 16, "group_stride": 16,
-            "dest": 16, "dest_stride": 16,
-        }), reset_less=True)
-        outputs_left, rows_left = Signal(16, reset_less=True), Signal(16, reset_less=True)
-        column = Signal(16, reset_less=True)                # groups before the tile
-        activation = Signal(18, reset_less=True)            # reduction index of the row group
-        base = Signal(ADDRESS_WIDTH, reset_less=True)       # scratchpad group of the row group
-        more_rows, more_tiles = Signal(), Signal()          # beyond this row group, this tile
+        progress = Progress(rows=self._rows, fp16_rows=self._fp16_rows, lanes=self._lanes,
+                            group_words=self._group_words, half=self.half)
+        progress.build(m)
+        start_group, end_group, end_tiles = self._build_beats(m, progress)
+        self._build_descriptors(m, progress)
+        bad, switch, settled = self._build_check(m, progress)
         no_scales_due = self.no_scales_due if self._rows else Const(1)
-        lanes, fp16_lanes = self._lanes, self._lanes // 2
-        m.d.comb += [
-            more_rows.eq(self._of_format(lambda: rows_left > self._rows, lambda: rows_left > self._fp16_rows)),
-            more_tiles.eq(self._of_format(lambda: outputs_left > lanes, lambda: outputs_left > fp16_lanes)),
-        ]
-        # With one group a tile follows its predecessor at once. Where k is 1, this were not known in time.
-        several_groups, at_once = Signal(), Signal()
-        m.d.sync += at_once.eq(more_tiles & ~more_rows & ~several_groups & (command.k != 1))
-        start_group, end_group, end_tiles = self._build_beats(m, command, activation, at_once)
-        self._build_descriptors(m, command, outputs_left, rows_left, column, base, more_rows, more_tiles)
-        bad, switch, settled = self._build_check(m, command, outputs_left)
         code = Signal(8, reset_less=True)
         m.d.comb += self.code.eq(code)
-
-        def first_group():
-            return [rows_left.eq(command.rows), activation.eq(command.activation), base.eq(command.dest)]
-
-        def next_tile():
-            return [
-                outputs_left.eq(outputs_left - self._of_format(lambda: lanes, lambda: fp16_lanes)),
-                column.eq(column + self._of_format(lambda: lanes // self._group_words,
-                                                   lambda: fp16_lanes // self._group_words)),
-            ]
-
-        def accept():
-            m.d.comb += self.command.ready.eq(1)
-            with m.If(self.command.valid):
-                m.d.sync += [
-                    *(getattr(command, name).eq(self.command.payload[name]) for name, _ in command.shape()),
-                    outputs_left.eq(self.command.payload.n), column.eq(0),
-                ]
-                m.next = "check"
-
         with m.FSM() as fsm:
             with m.State("idle"):
-                accept()
+                self._accept(m, progress)
             with m.State("check"):
-                m.d.sync += [*first_group(), several_groups.eq(0)]
-                with m.If(bad):
-                    m.d.sync += code.eq(ErrorCode.BAD_FIELD)
-                    m.next = "fault"
-                with m.Elif(settled):
-                    m.d.comb += switch.eq(1)
-                    m.next = "group"
-                with m.Else():
-                    m.d.comb += self.waits.eq(1)
+                self._check(m, progress, bad, switch, settled, code)
             with m.State("group"):
-                # A scale taken with the wrong ``keep`` would stay stored.
-                with m.If((activation + command.k)[:19] > self._depth):
-                    m.d.sync += code.eq(ErrorCode.ACTIVATION_RANGE)
-                    m.next = "fault"
-                with m.Elif(~more_rows | no_scales_due):
-                    m.d.comb += start_group.eq(1)
-                    m.d.sync += self.keep.eq(more_rows)
-                    m.next = "beats"
-                with m.Else():
-                    m.d.comb += self.starved.eq(1)
+                self._start_group(m, progress, start_group, no_scales_due, code)
             with m.State("beats"):
-                m.d.comb += [self.starved.eq(~self.beat_valid), self.waits.eq(self.beat_valid & ~self.beat_take)]
-                with m.If(end_group):
-                    m.d.sync += several_groups.eq(several_groups | more_rows)
-                with m.If(end_group & at_once):
-                    m.d.sync += next_tile()
-                with m.If(end_tiles):
-                    m.next = "next"
+                self._follow_beats(m, progress, end_group, end_tiles)
             with m.State("next"):
-                with m.If(more_rows):
-                    m.d.comb += [self.rewind.eq(no_scales_due), self.starved.eq(~no_scales_due)]
-                    with m.If(no_scales_due):
-                        m.d.sync += [
-                            rows_left.eq(rows_left - self._of_format(lambda: self._rows, lambda: self._fp16_rows)),
-                            activation.eq(activation + command.group_stride),
-                            base.eq(base + self._of_format(
-                                lambda: command.dest_stride << exact_log2(self._rows),
-                                lambda: command.dest_stride << exact_log2(self._fp16_rows))),
-                        ]
-                        m.next = "group"
-                with m.Elif(more_tiles):
-                    m.d.sync += [*first_group(), *next_tile()]
-                    m.next = "group"
-                with m.Else():
-                    m.next = "idle"
-                    accept()
+                self._move_on(m, progress, no_scales_due)
             with m.State("fault"):
                 m.d.comb += self.error.eq(self.finished)
                 with m.If(self.finished):
@@ -191,14 +111,72 @@ class MatmulIssue(wiring.Component):
         m.d.comb += self.idle.eq(fsm.ongoing("idle"))
         return m
 
-    def _build_check(self, m, command, outputs_left):
+    def _accept(self, m, progress):
+        """States "idle" and, after a command's last tile, "next"."""
+        m.d.comb += self.command.ready.eq(1)
+        with m.If(self.command.valid):
+            m.d.sync += progress.start(self.command.payload)
+            m.next = "check"
+
+    def _check(self, m, progress, bad, switch, settled, code):
+        """State "check": refuse a faulty command, wait until its format can be switched to."""
+        m.d.sync += [*progress.first_group(), progress.several_groups.eq(0)]
+        with m.If(bad):
+            m.d.sync += code.eq(ErrorCode.BAD_FIELD)
+            m.next = "fault"
+        with m.Elif(settled):
+            m.d.comb += switch.eq(1)
+            m.next = "group"
+        with m.Else():
+            m.d.comb += self.waits.eq(1)
+
+    def _start_group(self, m, progress, start_group, no_scales_due, code):
+        """State "group": a row group's beats can start, unless scales before it are not taken yet: one taken with the
+        wrong ``keep`` would stay stored."""
+        with m.If((progress.activation + progress.command.k)[:19] > self._depth):
+            m.d.sync += code.eq(ErrorCode.ACTIVATION_RANGE)
+            m.next = "fault"
+        with m.Elif(~progress.more_rows | no_scales_due):
+            m.d.comb += start_group.eq(1)
+            m.d.sync += self.keep.eq(progress.more_rows)
+            m.next = "beats"
+        with m.Else():
+            m.d.comb += self.starved.eq(1)
+
+    def _follow_beats(self, m, progress, end_group, end_tiles):
+        """State "beats": a row group's, and those of tiles that follow at once."""
+        m.d.comb += [self.starved.eq(~self.beat_valid), self.waits.eq(self.beat_valid & ~self.beat_take)]
+        with m.If(end_group):
+            m.d.sync += progress.several_groups.eq(progress.several_groups | progress.more_rows)
+        with m.If(end_group & progress.at_once):
+            m.d.sync += progress.next_tile()
+        with m.If(end_tiles):
+            m.next = "next"
+
+    def _move_on(self, m, progress, no_scales_due):
+        """State "next": to the next row group with the same weights, else to the next tile, else to the next command.
+        """
+        with m.If(progress.more_rows):
+            m.d.comb += [self.rewind.eq(no_scales_due), self.starved.eq(~no_scales_due)]
+            with m.If(no_scales_due):
+                m.d.sync += progress.next_group()
+                m.next = "group"
+        with m.Elif(progress.more_tiles):
+            m.d.sync += [*progress.first_group(), *progress.next_tile()]
+            m.next = "group"
+        with m.Else():
+            m.next = "idle"
+            self._accept(m, progress)
+
+    def _build_check(self, m, progress):
         """Returns: the command is faulty; switch to its format (an input); its format can be switched to."""
+        command = progress.command
         bad, switch, settled = Signal(), Signal(), Signal()
         fp16 = command.format == Format.FP16
         known = [(command.format == Format.INT8) & ~command.minimum] * bool(self._rows)
         known += [fp16 & ~command.scaled & ~command.minimum] * bool(self._fp16_rows)
         known += [(command.format == Format.INT4) & command.scaled] * self._int4
-        m.d.comb += bad.eq((command.k == 0) | (outputs_left == 0) | (command.rows == 0)
+        m.d.comb += bad.eq((command.k == 0) | (progress.outputs_left == 0) | (command.rows == 0)
                            | command.activation[:5].any() | command.group_stride[:5].any() | ~Cat(known).any())
         if self._rows and self._fp16_rows:
             m.d.comb += settled.eq((self.half == fp16) | self.other_settled)
@@ -208,24 +186,25 @@ class MatmulIssue(wiring.Component):
             m.d.comb += [settled.eq(1), self.half.eq(not self._rows)]
         return bad, switch, settled
 
-    def _build_beats(self, m, command, activation, at_once):
+    def _build_beats(self, m, progress):
         """The beats of a group, and of the next one ``at_once``. Returns the start (an input), a group's last beat, and
         the last beat of all."""
+        command, at_once = progress.command, progress.at_once
         running, start_group, end_group, end_tiles = self.running, Signal(), Signal(), Signal()
         index = Signal(range(self._depth), reset_less=True)
         left = Signal(16, reset_less=True)        # beats after this one
         last_of_group, last_of_block, again = Signal(), Signal(), Signal()
-        room = self._of_format(lambda: self.block_room, lambda: self.fp16_room)
+        room = progress.of_format(lambda: self.block_room, lambda: self.fp16_room)
         m.d.comb += [
             last_of_group.eq(left == 0),
-            last_of_block.eq(last_of_group | self._of_format(lambda: index[:5].all(), lambda: 0)),
+            last_of_block.eq(last_of_group | progress.of_format(lambda: index[:5].all(), lambda: 0)),
             self.beat_take.eq(running & self.beat_valid & (~last_of_block | (room & self.tile_room))),
             self.index.eq(index),
             again.eq(last_of_group & at_once), end_tiles.eq(end_group & ~at_once),
             end_group.eq(self.beat_take & last_of_group), self.tile_valid.eq(end_group),
         ]
         with m.If(start_group | (self.beat_take & again)):
-            m.d.sync += [index.eq(activation), left.eq(command.k - 1)]
+            m.d.sync += [index.eq(progress.activation), left.eq(command.k - 1)]
         with m.Elif(self.beat_take):
             m.d.sync += [index.eq(index + 1), left.eq(left - 1)]
         with m.If(start_group):
@@ -252,17 +231,18 @@ class MatmulIssue(wiring.Component):
         with m.Elif(self.beat_take & last_of_block):
             m.d.sync += first_block.eq(again)
 
-    def _build_descriptors(self, m, command, outputs_left, rows_left, column, base, more_rows, more_tiles):
+    def _build_descriptors(self, m, progress):
         """What does not change within a group, registered before its last beat can come."""
+        more_rows, more_tiles = progress.more_rows, progress.more_tiles
         last_row = Signal.like(self.tile.last_row, reset_less=True)
         count = Signal.like(self.tile.count, reset_less=True)
         m.d.sync += [
-            last_row.eq(Mux(more_rows, self._of_format(lambda: self._rows, lambda: self._fp16_rows), rows_left) - 1),
-            count.eq(Mux(more_tiles, self._of_format(lambda: self._lanes, lambda: self._lanes // 2), outputs_left)),
+            last_row.eq(Mux(more_rows, progress.rows, progress.rows_left) - 1),
+            count.eq(Mux(more_tiles, progress.lanes, progress.outputs_left)),
         ]
         m.d.comb += [
-            self.tile.last_row.eq(last_row), self.tile.count.eq(count),
-            self.tile.base.eq(base), self.tile.stride.eq(command.dest_stride), self.tile.column.eq(column),
+            self.tile.last_row.eq(last_row), self.tile.count.eq(count), self.tile.base.eq(progress.base),
+            self.tile.stride.eq(progress.command.dest_stride), self.tile.column.eq(progress.column),
             self.tile.final.eq(~more_rows & ~more_tiles),
         ]
         if self._rows and self._fp16_rows:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.gen import cli
 from tilewright.gen.driver import Driver, ProgramError, Region
 from tilewright.hw.registers import ErrorCode
 from tilewright.sim.cosim import SimulationError
@@ -31,16 +30,10 @@ def published():
 
 
 @pytest.fixture
-def command(capsys, monkeypatch, tmp_path, shared_build):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def command(command, monkeypatch, shared_build):
+    """``command``, with builds that are kept from session to session."""
     monkeypatch.setattr("tilewright.gen.simulation.build", shared_build)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
+    return command
 
 
 def completed(command, tokens, **options):
@@ -74,11 +67,14 @@ def test_package_and_prompt(command):
                                 "golden.json")
     assert code == 0
     assert command("compile", model, "-o", "package", "--preset", "micro", "--weights", "int8", "--context", 24)[0] == 0
-    code, out, err = command("complete", "package", *common, "sim.json")
+    code, out, err = command("complete", "package", *common, "sim.json", "--trace", "trace.json")
     assert (code, out) == (0, expected) and len(expected) > 10
     golden, sim = (json.loads(Path(f"{name}.json").read_text()) for name in ("golden", "sim"))
     assert sim["tokens"] == golden["tokens"] and sim["prompt_tokens"] == golden["prompt_tokens"]
     assert len(sim["prompt_tokens"]) + len(sim["tokens"]) == 24 + 1 < len(sim["prompt_tokens"]) + 30
+    names = {event["name"] for event in json.loads(Path("trace.json").read_text())["traceEvents"]}
+    assert {"embedding", "lm_head", *(f"layer {i}/{part}" for i in range(5) for part in ("attention", "o_proj"))} <= names
+    assert command("report", "trace.json")[0] == 0
     assert "do not fit into the context of 24" in sim["end"] and "prefill at 2, tokens: 2" in err
 
 
@@ -106,6 +102,7 @@ def test_whole_story(command, published, weights, same):
 
 
 @pytest.mark.parametrize("arguments, told", [
+    (["--weights", "float32"], "--weights float32: no format of the machine; allowed are file, int8, fp16, int4"),
     (["--backend", "board"], "--backend board: unknown; allowed are golden, sim"),
     (["--prompt", "Tom \u2603\ufe0f" * 300], "do not fit into the context of 512"),
     (["--context", 600], "context = 600: is 88 more than the model's limit"),

@@ -47,18 +47,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(cli.run, "model_and_tokens", lambda *_: (TinyModel(), [3, 4, 5, 6, 7]))
 
 
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
-
-
 def refused(result, code=2):
     """The one line of a refusal."""
     got, out, err = result
@@ -73,7 +61,7 @@ def log_of(line):
 
 
 def test_equal(tiny, command, monkeypatch, shared_build, tmp_path):
-    monkeypatch.setattr("tilewright.sim.layer_run.build", shared_build)
+    monkeypatch.setattr("tilewright.gen.simulation.build", shared_build)
     code, out, err = command("run", "--preset", "micro", "--layers", 1, "--context", 8, "--new-tokens", 1,
                              "--json", tmp_path / "deep" / "run.json", "--trace", tmp_path / "deep" / "trace.json")
     assert (code, err) == (0, "")
@@ -111,7 +99,7 @@ def wrong_rsqrt(config):
 @pytest.mark.icarus
 def test_difference(tiny, command, monkeypatch, tmp_path):
     """Hardware that computes something else: exit code 1, and where it differs."""
-    monkeypatch.setattr("tilewright.gen.generate.build_top", wrong_rsqrt)
+    monkeypatch.setattr("tilewright.gen.simulation.build_top", wrong_rsqrt)
     code, out, err = command("run", "--preset", "micro", "--context", 8, "--new-tokens", 0, "--simulator", "icarus",
                              "--json", "run.json")
     assert (code, err) == (1, "")
@@ -141,7 +129,7 @@ def test_waves_of_verilator(tiny, command, monkeypatch, shared_build, tmp_path):
     if subprocess.run(["c++", "-E", "-x", "c++", "-"], input="#include <lz4.h>\n#include <zlib.h>\n", text=True,
                       capture_output=True).returncode:
         pytest.skip("Verilator's FST writer needs liblz4-dev and zlib1g-dev")
-    monkeypatch.setattr("tilewright.sim.layer_run.build", shared_build)
+    monkeypatch.setattr("tilewright.gen.simulation.build", shared_build)
     code, _, err = command("run", "--preset", "micro", "--context", 8, "--new-tokens", 1, "--waves", "run.fst")
     assert (code, err) == (0, "")
     check_waves(tmp_path / "run.fst")
@@ -160,10 +148,9 @@ def test_waves_without_their_libraries(tiny, command, monkeypatch, tmp_path):
 
 def test_simulator_that_cannot_build(tiny, command, monkeypatch, tmp_path):
     def garbage(top, *, name, path):
-        path.parent.mkdir(parents=True)
         path.write_text(f"module {name}(\n")
-    monkeypatch.setattr("tilewright.gen.verilog.emit", garbage)
-    monkeypatch.setattr("tilewright.gen.generate.build_top", lambda config: None)
+    monkeypatch.setattr("tilewright.gen.simulation.emit", garbage)
+    monkeypatch.setattr("tilewright.gen.simulation.build_top", lambda config: None)
     line = refused(command("run", "--preset", "micro", "--context", 8, "--json", "run.json"), code=1)
     assert "verilator could not build the simulation" in line
     assert "syntax error" in log_of(line)

@@ -1,23 +1,21 @@
 """The soak of the FP16 units: a slice of all operands, and bugs that it has to find."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tilewright.gen.cli import main
 from tilewright.sim import soak as module
 from tilewright.sim.soak import BLOCK, OPERATIONS, STOP, soak
 
 BLOCKS = 64  # 2^22 pairs
 
 
-def command(capsys, *arguments):
-    """(exit code, standard output, standard error) of ``tilewright soak``."""
-    with pytest.raises(SystemExit) as ended:
-        main(["soak", *arguments])
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
+@pytest.fixture
+def command(command):
+    """Function arguments -> exit code, standard output, standard error of ``tilewright soak``."""
+    return partial(command, "soak")
 
 
 @pytest.mark.slow
@@ -44,15 +42,14 @@ def test_told_operands_are_those_that_differ(tmp_path):
 
 
 @pytest.mark.slow
-def test_command(capsys, tmp_path, monkeypatch):
+def test_command(command, tmp_path, monkeypatch):
     """Exit code 0 and a summary; exit code 1 where the planted bug is none."""
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = command(capsys, "convert", "--blocks", "4", "--json", "-o", "soak.json")
+    code, out, _ = command("convert", "--blocks", "4", "--json", "-o", "soak.json")
     summary = json.loads(out)
     assert code == 0 and summary == json.loads((tmp_path / "soak.json").read_text()) and summary["failures"] == []
     assert [(r["planted"], bool(r["mismatches"])) for r in summary["results"]] == [(True, True), (False, False)]
     monkeypatch.setattr(module, "LOST", 0)
-    code, out, err = command(capsys, "convert", "--blocks", "4", "-o", "soak.json")
+    code, out, err = command("convert", "--blocks", "4", "-o", "soak.json")
     assert code == 1 and "NOT FOUND" in out and "convert: the planted bug was not found" in err
 
 
@@ -62,6 +59,6 @@ def test_command(capsys, tmp_path, monkeypatch):
     (["--blocks", "4", "--jobs", "5"], "--jobs 5: must be from 1 to the number of blocks, 4"),
     (["-o", "/proc/soak.json"], "cannot be written"),
 ])
-def test_mistakes_are_told_in_one_line(capsys, arguments, message):
-    code, _, err = command(capsys, *arguments)
+def test_mistakes_are_told_in_one_line(command, arguments, message):
+    code, _, err = command(*arguments)
     assert code == 2 and message in err and err.count("\n") == 1

@@ -3,13 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tilewright.gen import function_report as report
-from tilewright.gen.cli import main
 from tilewright.gen.function_fit import fit
 from tilewright.gen.functions import DEFINITIONS, function_tables, with_error
 from tilewright.gen.synthesis import synthesise
@@ -18,12 +18,10 @@ from tilewright.hw.vector.function import TableFunction
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def command(capsys, *arguments):
-    """(exit code, standard output, standard error) of ``tilewright function``."""
-    with pytest.raises(SystemExit) as ended:
-        main(["function", *arguments])
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
+@pytest.fixture
+def command(command):
+    """Function arguments -> exit code, standard output, standard error of ``tilewright function``."""
+    return partial(command, "function")
 
 
 def test_pages_are_what_is_generated():
@@ -93,9 +91,9 @@ def test_requested_errors(text, error):
     assert with_error(DEFINITIONS["exp"], text).least == 0
 
 
-def test_command_shows_table_error_and_cost(capsys, tmp_path):
+def test_command_shows_table_error_and_cost(command, tmp_path):
     plot = tmp_path / "out.png"
-    code, out, _ = command(capsys, "gelu_tanh", "--error", "1ulp", "--plot", str(plot))
+    code, out, _ = command("gelu_tanh", "--error", "1ulp", "--plot", str(plot))
     assert code == 0
     out = " ".join(out.split())
     assert "at most 1 ulp" in out and "error asked for: 1ulp" in out
@@ -103,9 +101,9 @@ def test_command_shows_table_error_and_cost(capsys, tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5_000
 
 
-def test_command_json(capsys, tmp_path):
+def test_command_json(command, tmp_path):
     plot = tmp_path / "out.svg"
-    code, out, _ = command(capsys, "tanh", "--error", "2^-12", "--json", "--plot", str(plot))
+    code, out, _ = command("tanh", "--error", "2^-12", "--json", "--plot", str(plot))
     described = json.loads(out)
     assert code == 0 and described["name"] == "tanh" and described["error"] == 2**-12
     assert described["measured"]["fp16_ulps"] == 1 and described["measured"]["worst_relative"] < 2**-11.9
@@ -113,10 +111,10 @@ def test_command_json(capsys, tmp_path):
     assert b"<svg" in plot.read_bytes()
 
 
-def test_command_lists(capsys):
-    code, out, _ = command(capsys)
+def test_command_lists(command):
+    code, out, _ = command()
     assert code == 0 and all(name in out for name in DEFINITIONS)
-    code, out, _ = command(capsys, "--json")
+    code, out, _ = command("--json")
     assert code == 0 and [row["name"] for row in json.loads(out)] == list(DEFINITIONS)
 
 
@@ -130,8 +128,8 @@ def test_command_lists(capsys):
     (["exp", "--plot", "/nowhere/out.png"], "cannot be written"),
     (["--error", "1ulp"], "need the name of a function"),
 ])
-def test_mistakes_are_told_in_one_line(capsys, arguments, message):
-    code, out, err = command(capsys, *arguments)
+def test_mistakes_are_told_in_one_line(command, arguments, message):
+    code, out, err = command(*arguments)
     assert code == 2 and out == "" and message in err and err.count("\n") == 1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,10 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright models``."""
+def command(command, monkeypatch):
+    """Function arguments -> exit code, standard output, standard error of ``tilewright models``."""
     monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["models", *arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
+    return partial(command, "models")
 
 
 def entry(command, name, *arguments):

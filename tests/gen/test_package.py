@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tilewright.gen import cli
 from tilewright.gen.checkpoint import open_checkpoint
 from tilewright.gen.compiler.model import CompiledModel
 from tilewright.gen.configuration import load_preset
@@ -39,24 +38,12 @@ def folder(package, tmp_path):
     return tmp_path / "deep" / "package"
 
 
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Function (arguments) -> exit code, standard output, standard error of ``tilewright``, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return end.value.code, *capsys.readouterr()
-    return run
-
-
 def test_what_is_read_is_what_was_written(package, folder):
     assert is_package(folder) and not is_package(folder.parent)
     found = read_package(folder, load_preset("micro"))
     for field in fields(CompiledModel):
-        if field.name != "labels":
-            assert getattr(found.compiled, field.name) == getattr(package.compiled, field.name), field.name
+        assert getattr(found.compiled, field.name) == getattr(package.compiled, field.name), field.name
+    assert {label.text for label in found.compiled.labels.values()} >= {"embedding", "layer 4/attention", "lm_head"}
     for name in ("config", "architecture", "model", "weights", "kv", "tensors"):
         assert getattr(found, name) == getattr(package, name), name
     assert found.tokenizer.parameters() == package.tokenizer.parameters()
@@ -106,8 +93,11 @@ def with_manifest(folder, **values):
     (lambda f: (f / "manifest.json").unlink(), "manifest.json: cannot be read: No such file"),
     (lambda f: spoil(f, "manifest.json", lambda data: data[:-100]), "manifest.json: no manifest"),
     (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json: no manifest"),
-    (lambda f: with_manifest(f, format=99), "format = 99: this version reads 1"),
+    (lambda f: with_manifest(f, format=99), "format = 99: this version reads 2"),
     (lambda f: with_manifest(f, caches=[{}]), "manifest.json: corrupt manifest"),
+    (lambda f: with_manifest(f, labels=[["x", 0]]), "manifest.json: corrupt manifest"),
+    (lambda f: with_manifest(f, labels=[["x", 0, 1]]), "manifest.json: labels that are not the program's"),
+    (lambda f: with_manifest(f, labels=[["x", 1 << 30, 1]]), "manifest.json: labels that are not the program's"),
     (lambda f: with_manifest(f, config_hash="0" * 64), "config_hash is not that of its configuration"),
     (lambda f: with_manifest(f, configuration={"name": "x"}), "manifest.json: corrupt manifest"),
     (lambda f: spoil(f, "tokenizer.json", lambda data: data[:-100]), "tokenizer.json: no tokenizer"),
@@ -130,7 +120,8 @@ def test_another_configuration_is_refused(folder, command):
 
 @pytest.mark.parametrize("arguments, told", [
     (["nowhere.bin"], "nowhere.bin: neither a known model nor a file"),
-    ([STORIES, "--weights", "int3"], "--weights int3: unknown; allowed are file, int8, fp16, int4"),
+    ([STORIES, "--weights", "int3"], "--weights int3: no format of the machine; allowed are file, int8, fp16, int4\n"),
+    ([STORIES, "--weights", "float32"], "--weights float32: no format of the machine; allowed are file, int8, fp16"),
     ([STORIES, "--kv", "int4"], "--kv int4: unknown; allowed are int8, fp16"),
     ([STORIES, "--context", "513"], "context = 513: is 1 more than the model's limit of 512"),
     ([STORIES, "--preset", "tiny"], "preset 'tiny': unknown"),

@@ -95,7 +95,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     latin = tmp_path / "latin.txt"
     latin.write_bytes(b"caf\xe9")
     for arguments, part in (
-            (["smollm2-135m", "--weights", "float32"], "--weights float32: is what the reference has"),
+            (["smollm2-135m", "--weights", "float32"], "--weights float32: no format of the machine; allowed are"),
             (["smollm2-135m", "--kv", "int4"], "--kv int4: unknown"),
             (["smollm2-135m", "--text", "nowhere.txt"], "nowhere.txt: cannot be read: No such file or directory"),
             (["smollm2-135m", "--text", str(latin)], "is not UTF-8"),

@@ -4,12 +4,12 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from tilewright.gen import cli
 from tilewright.gen.compiler.assembler import Label
 from tilewright.gen.configuration import load_preset
 from tilewright.gen.errors import UserError
@@ -66,15 +66,10 @@ def written(tmp_path):
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
+def command(command, monkeypatch):
     """Function arguments -> exit code, standard output, standard error of ``tilewright report``."""
     monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["report", *map(str, arguments)])
-        return end.value.code, *capsys.readouterr()
-    return run
+    return partial(command, "report")
 
 
 def test_phases():

@@ -72,13 +72,27 @@ def test_benchmark_replays_tiles(preset):
     assert reads < 0.55 * peak
 
 
-@pytest.mark.parametrize("preset, k, message", [
-    ("micro", 2000, "k = 2000 needs activation_depth = 2016, 992 more than 1024"),
-    ("small", 4096, "k = 4096 needs scratchpad_bytes = 33024, 256 more than 32768"),
+def test_rows_longer_than_the_scratchpad():
+    """A row of 4096 fills half of it: its parts are shorter."""
+    _, c, expected = run(load_preset("small"), 5, 4096, 17)
+    np.testing.assert_array_equal(c, expected)
+
+
+def test_one_set_where_two_would_not_share_tiles():
+    """Two row groups take each weight once, although the activation buffer then holds but one set of them."""
+    config = load_preset("medium")
+    trace, c, expected = run(config, 40, 2048, 48)
+    np.testing.assert_array_equal(c, expected)
+    assert sum(i.unit == Unit.STREAM for i in trace) == 2
+
+
+@pytest.mark.parametrize("preset, k, changes, message", [
+    ("micro", 2000, {}, "k = 2000 needs activation_depth = 2016, 992 more than 1024"),
+    ("large", 64, {"scratchpad_bytes": 4096}, "a GEMM needs scratchpad_bytes = 8448, 4352 more than 4096"),
 ])
-def test_refusals(preset, k, message):
+def test_refusals(preset, k, changes, message):
     with pytest.raises(UserError, match=message):
-        compile_gemm(load_preset(preset), weights.quantise(np.ones((4, k))), rows=4)
+        compile_gemm(replace(load_preset(preset), **changes), weights.quantise(np.ones((4, k))), rows=4)
 
 
 def test_refuses_a_format_that_the_build_lacks():

@@ -1,0 +1,57 @@
+"""What the flow knows of a board."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from tilewright.gen.errors import UserError
+
+__all__ = ["Board", "SdramMemory", "BlockRamMemory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SdramMemory:
+    """16-bit SDR SDRAM. ``parts`` are the names in ``fpga.memory.timing.PARTS`` of those that the board came with."""
+
+    parts: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRamMemory:
+    """Block RAM of the part as the accelerator's memory, for boards whose DRAM open tools cannot drive."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board that a bitstream is built for.
+
+    name : str                   as ``--board`` takes it
+    title : str                  as its makers call it
+    platform : str               module and class of amaranth-boards, with its pins
+    part : str                   name in ``fpga.parts.PARTS``
+    configuration : str          preset of the accelerator
+    frequency : int              Hz of the accelerator's clock, made by the PLL
+    memory : SdramMemory or BlockRamMemory
+    baud : int                   UART, bits a second
+    loader : str                 the board as openFPGALoader calls it
+    """
+
+    name: str
+    title: str
+    platform: str
+    part: str
+    configuration: str
+    frequency: int
+    memory: SdramMemory | BlockRamMemory
+    baud: int
+    loader: str
+
+    def make_platform(self):
+        """A platform of amaranth-boards; raises UserError where that is not installed."""
+        module, name = self.platform.split(":")
+        try:
+            return getattr(import_module(f"amaranth_boards.{module}"), name)()
+        except ImportError:
+            raise UserError("amaranth-boards: not installed; pip install 'tilewright[board]'") from None

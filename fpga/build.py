@@ -1,0 +1,147 @@
+"""From a board and a configuration to a bitstream and a report of it."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from tilewright.gen.errors import ToolError, UserError
+from tilewright.gen.verilog import emit_rtlil
+from tilewright.gen.yosys import YosysError, run_script, yosys_version
+
+from . import report as reporting
+from .estimate import check_fits
+from .flow import FLOWS, SEED
+from .parts import PARTS
+from .tools import find_tool
+
+__all__ = ["build"]
+
+LOG_TAIL = 40
+_STAGE = re.compile(r"^Info: (Packing|Creating initial|Running main|Running simulated|Routing\b(?! globals))")
+_STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main": "placing",
+           "Running simulated": "refining the placement", "Routing": "routing"}
+_TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to place|no BELs remaining|failed to (?:place|legali[sz]e)).*)")
+
+
+def build(board, config, folder, *, tools="auto", progress=lambda text: None):
+    """Build the bitstream of ``board`` with the accelerator ``config`` into ``folder``; returns the report.
+
+    Files: ``NAME.v`` and the constraints, ``NAME.json`` (netlist), the routed design, the bitstream, nextpnr's own
+    report and the logs, ``report.json`` and ``report.md``. ``progress`` hears what is being done. Where timing is not
+    met everything is written, and the report's ``timing_met`` is False: the caller tells.
+
+    Raises UserError where a tool is missing, the folder cannot be written or the configuration is too large for the
+    part; ToolError where a tool fails.
+    """
+    part, name = PARTS[board.part], board.name
+    flow = FLOWS[part.family]
+    router, packer = (find_tool(tool, source=tools) for tool in (flow.router, flow.packer))
+    check_fits(config, board, part)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with -o") from None
+    for stale in ("report.json", "report.md", f"{name}.{flow.bitstream}"):
+        (folder / stale).unlink(missing_ok=True)
+    seconds = {}
+
+    def step(title, run):
+        progress(title)
+        start = time.monotonic()
+        result = run()
+        seconds[title] = round(time.monotonic() - start, 1)
+        return result
+
+    step("generating Verilog", lambda: _write_sources(board, config, folder, flow))
+    step("synthesis", lambda: _synthesise(folder, name, flow))
+    step("place and route", lambda: _run(
+        router, flow.route_command(part, name=name, frequency=board.frequency), folder, f"{name}.nextpnr.log",
+        progress=progress, too_large=f"configuration {config.name} is too large for {part.name} on {name}"))
+    step("packing the bitstream", lambda: _run(packer, flow.pack_command(name), folder, f"{name}.pack.log"))
+    report = _report(board, part, flow, config, folder, seconds, {"yosys": f"pyosys {yosys_version()}",
+                                                                 flow.router: router.version,
+                                                                 flow.packer: packer.version})
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "report.md").write_text(reporting.markdown(report))
+    return report
+
+
+def _write_sources(board, config, folder, flow):
+    """Verilog and constraints, both out of Amaranth's platform."""
+    from .boards.pins import BoardPins
+    platform = board.make_platform()
+    plan = platform.prepare(BoardPins(board, config), board.name)
+    emit_rtlil(plan.files[f"{board.name}.il"], name=board.name, path=folder / f"{board.name}.v")
+    (folder / f"{board.name}.{flow.constraints}").write_text(plan.files[f"{board.name}.{flow.constraints}"])
+
+
+def _synthesise(folder, name, flow):
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as work:
+        work = Path(work)
+        shutil.copy(folder / f"{name}.v", work / "design.v")
+        try:
+            run_script(["read_verilog design.v", f"{flow.synthesis} -top {name} -json design.json"], folder=work)
+        except YosysError as error:
+            raise ToolError(f"Yosys: {error}; its log is {folder / f'{name}.yosys.log'}") from None
+        finally:
+            shutil.copy(work / "yosys.log", folder / f"{name}.yosys.log")
+        shutil.move(work / "design.json", folder / f"{name}.json")
+
+
+def _run(tool, arguments, folder, log, *, progress=lambda text: None, too_large=None):
+    """Run a tool in ``folder`` with its output in ``log``; raises UserError where it says that the part is too small,
+    ToolError with its last message where it fails otherwise."""
+    last = None
+    with open(folder / log, "w") as file:
+        process = subprocess.Popen([*tool.command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if stage := _STAGE.match(line):
+                    progress(_STAGES[stage[1]])
+                if line.startswith("ERROR") or line.strip() and last is None or "rror" in line:
+                    last = line.strip()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.stdout.close()
+            process.wait()
+    if process.returncode:
+        if too_large and last and (match := _TOO_LARGE.match(last)):
+            raise UserError(f"{too_large}: {match[1]}; take a smaller configuration with --config, or another board")
+        raise ToolError(f"{tool.name}: {last or f'ended with code {process.returncode}'}; its log is {folder / log}")
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _report(board, part, flow, config, folder, seconds, tools):
+    name = board.name
+    routed = json.loads((folder / f"{name}.nextpnr.json").read_text())
+    clocks = reporting.clocks(routed)
+    files = (f"{name}.v", f"{name}.{flow.constraints}", f"{name}.{flow.bitstream}")
+    return {
+        "board": name, "title": board.title, "part": part.name, "configuration": asdict(config),
+        "configuration_hash": config.sha256, "frequency_mhz": board.frequency / 1e6, "seed": SEED,
+        "bitstream": f"{name}.{flow.bitstream}",
+        "resources": reporting.resources(routed, flow), "clocks": clocks,
+        "timing_met": bool(clocks) and all(clock["met"] for clock in clocks.values()),
+        "critical_path": reporting.critical_path(routed),
+        "seconds": seconds | {"all": round(sum(seconds.values()), 1)},
+        "tools": {"tilewright": version("tilewright"), "amaranth": version("amaranth"),
+                  "amaranth-boards": version("amaranth-boards")} | tools,
+        "files": {file: _sha256(folder / file) for file in files},
+    }

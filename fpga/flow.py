@@ -1,0 +1,59 @@
+"""The steps behind the Verilog, for each family of parts: synthesis, place and route, packing."""
+
+from dataclasses import dataclass
+
+__all__ = ["Flow", "FLOWS", "SEED"]
+
+SEED = 1
+"""Seed of placement: with the same inputs and tools the bitstream is the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """How one family is built; ``name`` below stands for the build's name, which all files have.
+
+    synthesis : str           Yosys' command, to which ``-top`` and ``-json`` are added
+    router, packer : str      programs of ``tools.TOOLS``
+    constraints : str         suffix of the constraints' file that the platform writes
+    constrain : str           option of the router that takes it; "" where it goes another way
+    routed : str              suffix of the routed design
+    write : str               option of the router that takes it
+    bitstream : str           suffix of the bitstream
+    cells : dict              figure -> the cells of nextpnr's utilisation that make it up
+    """
+
+    synthesis: str
+    router: str
+    packer: str
+    constraints: str
+    constrain: tuple[str, ...]
+    routed: str
+    write: str
+    bitstream: str
+    cells: dict[str, tuple[str, ...]]
+
+    def route_command(self, part, *, name, frequency):
+        """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
+        return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
+                self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
+                "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
+
+    def pack_command(self, name):
+        """Arguments of the packer."""
+        source, target = f"{name}.{self.routed}", f"{name}.{self.bitstream}"
+        return {"ecppack": ["--compress", "--input", source, "--bit", target],
+                "gowin_pack": ["-d", "GW2A-18C", "-o", target, source]}[self.packer]
+
+
+FLOWS = {
+    "ecp5": Flow(
+        synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
+        constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
+        cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),
+    "gowin": Flow(
+        synthesis="synth_gowin -family gw2a", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
+        constrain=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
+        bitstream="fs",
+        cells={"lut": ("LUT4",), "ff": ("DFF",), "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18",
+                                                         "MULTALU36X18", "MULT36X36"), "bram": ("BSRAM",)}),
+}

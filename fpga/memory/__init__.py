@@ -1,0 +1,1 @@
+"""Memories of the boards behind the accelerator's AXI ports."""

@@ -1,0 +1,126 @@
+"""``tilewright build``, ``boards`` and ``flash``: what they refuse, and in which words."""
+
+import json
+import sys
+
+import pytest
+
+from tilewright.fpga import build as builder
+from tilewright.fpga import flash as loader
+from tilewright.fpga import tools
+from tilewright.fpga.boards import BOARDS
+from tilewright.gen.configuration import load_preset
+from tilewright.gen.errors import ToolError, UserError
+
+
+def _one_line(error):
+    assert error.startswith("tilewright: ") and error.count("\n") == 1
+    return error
+
+
+def test_boards(command):
+    code, out, _ = command("boards", "--json")
+    assert code == 0 and [row["name"] for row in json.loads(out)] == list(BOARDS)
+    code, out, _ = command("boards")
+    assert code == 0 and "ulx3s" in out
+
+
+@pytest.mark.parametrize("arguments", [("build", "--board", "ulx4s"), ("flash", "--board", "ulx4s")])
+def test_unknown_board(command, arguments):
+    code, _, error = command(*arguments)
+    assert code == 2 and "board 'ulx4s': unknown; allowed are ulx3s-85f, " in _one_line(error)
+
+
+def test_unknown_tools(command):
+    code, _, error = command("build", "--board", "icepi-zero", "--tools", "vendor")
+    assert code == 2 and "'vendor': unknown; allowed are auto, yowasp, native" in _one_line(error)
+
+
+def test_too_large_before_synthesis(command, tmp_path):
+    from dataclasses import asdict
+    values = asdict(load_preset("medium"))
+    (tmp_path / "big.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+    code, _, error = command("build", "--board", "icepi-zero", "--config", tmp_path / "big.toml", "-o", "out")
+    assert code == 2
+    assert "configuration medium: needs about" in _one_line(error) and "LFE5U-25F-6BG256 on icepi-zero has" in error
+    assert not (tmp_path / "out").exists()
+
+
+def _script(folder, name, text):
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_native_tool_is_taken_if_new_enough(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="nextpnr-ecp5: not on PATH; install it, or leave out --tools native"):
+        tools.find_tool("nextpnr-ecp5", source="native")
+    path = _script(tmp_path, "nextpnr-ecp5", "print('nextpnr-ecp5 (Version nextpnr-0.11.1-3-gabc)')")
+    found = tools.find_tool("nextpnr-ecp5")
+    assert found.command == (str(path),) and "0.11.1" in found.version
+    assert "yowasp" in tools.find_tool("nextpnr-ecp5", source="yowasp").version
+    _script(tmp_path, "nextpnr-ecp5", "print('nextpnr-ecp5 (Version 0.4-1+b1)')")
+    assert "yowasp" in tools.find_tool("nextpnr-ecp5").version
+    with pytest.raises(UserError, match=r"nextpnr-ecp5 0\.4-1\+b1: too old, 0\.8 or newer is needed"):
+        tools.find_tool("nextpnr-ecp5", source="native")
+
+
+def test_tool_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gone = tools._Known("no-such-package", "no_such:main", (1, 0), "no-such-program", (1, 0))
+    monkeypatch.setitem(tools.TOOLS, "ecppack", gone)
+    with pytest.raises(UserError, match=r"ecppack: not installed; pip install 'tilewright\[board\]'"):
+        tools.find_tool("ecppack")
+    monkeypatch.setitem(tools.TOOLS, "ecppack", tools._Known("numpy", "numpy:main", (999,), "no-such-program", ()))
+    with pytest.raises(UserError, match="numpy .*: too old, 999 or newer is needed"):
+        tools.find_tool("ecppack")
+
+
+def _tool(tmp_path, text):
+    return tools.Tool("nextpnr-ecp5", (sys.executable, str(_script(tmp_path, "tool.py", text))), "1")
+
+
+def test_router_that_finds_the_part_too_small(tmp_path):
+    tool = _tool(tmp_path, "print('Info: Packing LUTs..'); print(\"ERROR: Unable to place cell 'x', no BELs remaining "
+                           "to implement cell type 'DP16KD'\"); raise SystemExit(1)")
+    heard = []
+    with pytest.raises(UserError, match="c is too large for p: Unable to place cell 'x', no BELs remaining .* another"):
+        builder._run(tool, [], tmp_path, "log", progress=heard.append, too_large="c is too large for p")
+    assert heard == ["packing"] and "Packing LUTs" in (tmp_path / "log").read_text()
+
+
+def test_router_that_fails(tmp_path):
+    tool = _tool(tmp_path, "print('ERROR: chip database is damaged'); raise SystemExit(1)")
+    with pytest.raises(ToolError, match="nextpnr-ecp5: ERROR: chip database is damaged; its log is .*log"):
+        builder._run(tool, [], tmp_path, "log", too_large="c is too large for p")
+
+
+def test_flash_without_a_bitstream(command):
+    code, _, error = command("flash", "--board", "ulx3s-85f")
+    assert code == 2 and "build/ulx3s-85f/ulx3s-85f.bit: no bitstream; tilewright build --board" in _one_line(error)
+    code, _, error = command("flash", "--board", "ulx3s-85f", "--bitstream", "none.bit")
+    assert code == 2 and "none.bit: no such file" in _one_line(error)
+
+
+@pytest.mark.parametrize("said, told", [
+    ("unable to open ftdi device: -3 (device not found)", "no board was found; is it plugged in"),
+    ("mismatch between target's idcode and bitstream idcode", "the part on the board is another one"),
+    ("libusb: error while loading shared libraries: libusb-1.0.so.0", "apt-get install"),
+    ("something new", "openFPGALoader: something new")])
+def test_loader_that_fails(tmp_path, monkeypatch, said, told):
+    _script(tmp_path, "openFPGALoader",
+            f"import sys\nif '--version' in sys.argv: print('openFPGALoader v1.1.1')\nelse: sys.exit({said!r})")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match=told):
+        loader.detect(BOARDS["ulx3s-85f"])
+
+
+def test_loader_is_told_board_and_file(tmp_path, monkeypatch):
+    _script(tmp_path, "openFPGALoader",
+            "import sys\nprint('openFPGALoader v1.1.1' if '--version' in sys.argv else sys.argv[1:])")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "['-b', 'ulx3s', '--write-sram', 'x.bit']" in loader.flash(BOARDS["ulx3s-85f"], "x.bit")
+    assert "['-b', 'icepi-zero', '--write-flash', 'x.bit']" in loader.flash(BOARDS["icepi-zero"], "x.bit",
+                                                                           permanent=True)

@@ -1,0 +1,70 @@
+"""What is read out of nextpnr's report. ``nextpnr_report.json`` is a report of nextpnr 0.11.1, shortened by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tilewright.fpga import report
+from tilewright.fpga.flow import FLOWS
+
+
+@pytest.fixture
+def routed():
+    return json.loads((Path(__file__).parent / "nextpnr_report.json").read_text())
+
+
+def test_resources(routed):
+    assert report.resources(routed, FLOWS["ecp5"]) == {
+        "lut": {"used": 1234, "available": 24288}, "ff": {"used": 999, "available": 24288},
+        "dsp": {"used": 28, "available": 28}, "bram": {"used": 7, "available": 56}}
+
+
+def test_clocks(routed):
+    assert report.clocks(routed) == {
+        "clk": {"mhz": 173.91, "constraint_mhz": 200.0, "met": False},
+        "clk25_0__io": {"mhz": 666.67, "constraint_mhz": 25.0, "met": True}}
+
+
+def test_critical_path(routed):
+    path = report.critical_path(routed)
+    assert path["modules"] == {"top.accelerator": 3.5, "top.memory": 2.25}
+    del path["modules"]
+    assert path == {"clock": "clk", "ns": 5.75, "from": "top.accelerator.sequencer.issue.fsm_state",
+                    "to": "top.accelerator.sequencer.issue._target", "levels": 2, "logic_ns": 1.0, "routing_ns": 4.75}
+
+
+def test_critical_path_of_the_other_clock(routed):
+    path = report.critical_path(routed, clock="clk25_0__io")
+    assert (path["ns"], path["from"], path["modules"]) == (1.5, "reset", {"top": 1.5})
+    assert report.critical_path(routed, clock="none") is None
+
+
+def _whole(routed):
+    return {"board": "b", "title": "Board", "part": "P", "configuration": {"name": "micro"},
+            "configuration_hash": "0123456789abcdef0", "frequency_mhz": 200.0, "timing_met": False,
+            "resources": report.resources(routed, FLOWS["ecp5"]), "clocks": report.clocks(routed),
+            "critical_path": report.critical_path(routed), "seconds": {"synthesis": 1.5, "all": 1.5},
+            "tools": {"yosys": "1"}, "files": {"b.bit": "ff"}}
+
+
+def test_markdown(routed):
+    text = report.markdown(_whole(routed))
+    for line in ("| lut | 1234 | 24288 | 5 % |", "| clk | 173.91 MHz | 200.0 MHz | NOT met |", "timing NOT met",
+                 "| top.memory | 2.25 |", "| b.bit | `ff` |"):
+        assert line in text
+
+
+def test_history_keeps_changes_only(routed, tmp_path):
+    path, whole = tmp_path / "results" / "resources.csv", _whole(routed)
+    assert report.append_history(path, whole)
+    assert not report.append_history(path, whole | {"seconds": {"all": 9.0}})
+    assert report.append_history(path, whole | {"board": "c"})
+    assert not report.append_history(path, whole)
+    whole["resources"]["lut"]["used"] = 1235
+    assert report.append_history(path, whole)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["board"], row["lut"], row["mhz"]) for row in rows] == [
+        ("b", "1234", "173.91"), ("c", "1234", "173.91"), ("b", "1235", "173.91")]
