@@ -16,6 +16,9 @@ from .transformer import begin_layer, emit_layer, plan_projections
 
 __all__ = ["CompiledModel", "compile_model"]
 
+LOGIT_PIECES = 4
+"""Pieces of a small vocabulary's lm_head, so that argmax of one runs under the next."""
+
 EMBEDDING_ROWS = 4096
 """Rows of the embedding brought to FP32 at a time."""
 
@@ -170,9 +173,12 @@ class _Entry:
         """The program."""
         plan_projections(self.builders[0])
         self.streams.pump()
+        if self.decode:    # the layer's loads run while the token's number is read
+            begin_layer(self.builders[0])
         with self.program.label("embedding"):
             self._embed()
-        begin_layer(self.builders[0])
+        if not self.decode:
+            begin_layer(self.builders[0])
         for b, upcoming in zip(self.builders, [*self.builders[1:], None], strict=True):
             emit_layer(b, upcoming=upcoming,
                        following=(lambda b=upcoming: plan_projections(b)) if upcoming else self._plan_head)
@@ -246,7 +252,8 @@ class _Entry:
                 b.plan_weights("lm_head", b.shape.hidden, b.weights.tiles(vocab), matmuls=len(self._pieces()))
 
     def _pieces(self):
-        return self.builders[-1].pieces(self.compiler.ends.vocab, LOGITS)
+        vocab = self.compiler.ends.vocab
+        return self.builders[-1].pieces(vocab, min(LOGITS, vocab // LOGIT_PIECES))
 
     def _last_row(self):
         """Scratchpad group of the last token's row of x."""
