@@ -173,12 +173,9 @@ class _Entry:
         """The program."""
         plan_projections(self.builders[0])
         self.streams.pump()
-        if self.decode:    # the layer's loads run while the token's number is read
-            begin_layer(self.builders[0])
         with self.program.label("embedding"):
             self._embed()
-        if not self.decode:
-            begin_layer(self.builders[0])
+        begin_layer(self.builders[0])
         for b, upcoming in zip(self.builders, [*self.builders[1:], None], strict=True):
             emit_layer(b, upcoming=upcoming,
                        following=(lambda b=upcoming: plan_projections(b)) if upcoming else self._plan_head)
