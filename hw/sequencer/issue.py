@@ -39,7 +39,8 @@ class Issue(wiring.Component):
     allowed : In(1)           they are met
     room : In(units)          a bit a unit: it can take another command
     idle : In(1)              every unit is idle
-    unit, word, value, write : Out   words of a unit's command, and ``commit`` behind the last
+    unit, word, value, write : Out   words of a unit's command, with ``written`` beside the last
+    commit : Out(1)           it may be carried out
     in_work : Out(1)          a command is in work, from behind its first word to its end
     address : Out(32)         its offset; between commands that of the next
     finished : Out(1)         END was reached and everything is done
@@ -54,7 +55,7 @@ class Issue(wiring.Component):
             "read": Out(BeatRead(width=width)),
             "waits": Out(4 * len(Unit)), "allowed": In(1), "room": In(len(Unit)), "idle": In(1),
             "unit": Out(range(len(Unit))), "word": Out(range(COMMAND_WORDS)), "value": Out(32),
-            "write": Out(1), "commit": Out(1),
+            "write": Out(1), "written": Out(1), "commit": Out(1),
             "in_work": Out(1), "address": Out(32), "finished": Out(1), "waiting": Out(1), "error": Out(8),
         })
 
@@ -169,6 +170,7 @@ class Issue(wiring.Component):
                 with m.If(self.word < FIRST_WORD + 2):
                     m.d.sync += self._decoded.word_select(self.word[0], 32).eq(self.value)
                 with m.If(self.word == self._last):
+                    m.d.comb += self.written.eq(self._is_unit)
                     m.d.sync += applied.eq(0)
                     m.next = "WAIT"
                     with m.If(self.allowed):

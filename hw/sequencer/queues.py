@@ -16,12 +16,14 @@ class UnitQueues(wiring.Component):
     """Four commands deep for each unit, in one block RAM written and read word by word.
 
     A command costs a cycle a word in, and 3 more out; units work for hundreds, so one port for all five is enough and
-    the wide queues of registers are saved. A command that is read out waits in a holding register for its unit.
+    the wide queues of registers are saved. A command is read out as soon as it is written, into a holding register,
+    and offered to its unit once it is committed.
 
     Members
     -------
     write_valid, write_unit, write_word, write_data : In   a word of the command being written for a unit
-    commit : In(1)          the command being written is complete
+    written : In(1)         with the command's last word
+    commit : In(1)          the command written last may be carried out; before the next one is written
     room : Out(len(Unit))   a bit a unit: another command can be written
     stream ... store : Out(stream)   commands to the units
     began : Out(len(Unit))  a bit a unit: a pulse in the first cycle in which a command is offered to it
@@ -30,13 +32,13 @@ class UnitQueues(wiring.Component):
     def __init__(self):
         super().__init__({
             "write_valid": In(1), "write_unit": In(range(len(Unit))), "write_word": In(range(COMMAND_WORDS)),
-            "write_data": In(32), "commit": In(1), "room": Out(len(Unit)), "began": Out(len(Unit)),
+            "write_data": In(32), "written": In(1), "commit": In(1), "room": Out(len(Unit)), "began": Out(len(Unit)),
             **{unit.name.lower(): Out(stream.Signature(layout(Opcode[unit.name]))) for unit in Unit},
         })
 
     def elaborate(self, platform):
         m = Module()
-        # A slot is read only after its commit, so a read never meets a write of the same word.
+        # A slot is read only after its last word was written, so a read never meets a write of the same word.
         m.submodules.store = store = memory.Memory(
             shape=32, depth=len(Unit) * QUEUE_DEPTH * COMMAND_WORDS, init=[], attrs={"no_rw_check": 1})
         write, read = store.write_port(), store.read_port()
@@ -59,7 +61,7 @@ class UnitQueues(wiring.Component):
         arriving_word = Signal.like(word)
         finish = Signal()
         m.d.comb += read.addr.eq(Cat(word, head[unit], unit))
-        m.d.sync += [arriving.eq(0), arriving_word.eq(word), self.began.eq(0)]
+        m.d.sync += [arriving.eq(0), arriving_word.eq(word)]
         with m.FSM():
             with m.State("PICK"):
                 m.d.sync += word.eq(FIRST_WORD)
@@ -83,16 +85,22 @@ class UnitQueues(wiring.Component):
 
     def _build_unit(self, m, unit, head, tail, count, held, *, taken, loading, word, data):
         port = getattr(self, unit.name.lower())
+        written = self.written & (self.write_unit == unit)
         committed = self.commit & (self.write_unit == unit)
+        granted = Signal(range(QUEUE_DEPTH + 2), name=f"granted_{unit.name.lower()}")  # committed, not yet taken
+        shown, accepted = Signal(name=f"shown_{unit.name.lower()}"), port.valid & port.ready
         holding = Signal(32 * COMMAND_WORDS, name=f"holding_{unit.name.lower()}", reset_less=True)
         for i in sorted({field.word for field in COMMANDS[Opcode[unit.name]].values()}):
             with m.If(loading & (word == i)):
                 m.d.sync += holding.word_select(i, 32).eq(data)
-        m.d.comb += [port.valid.eq(held), port.payload.eq(holding)]
-        with m.If(port.valid & port.ready):
+        m.d.comb += [
+            port.valid.eq(held & (granted != 0)), port.payload.eq(holding), self.began[unit].eq(port.valid & ~shown),
+        ]
+        m.d.sync += shown.eq(port.valid & ~port.ready)
+        with m.If(accepted):
             m.d.sync += held.eq(0)
         with m.If(taken):
-            m.d.sync += [held.eq(1), head.eq(head + 1), self.began[unit].eq(1)]
-        with m.If(committed):
+            m.d.sync += [held.eq(1), head.eq(head + 1)]
+        with m.If(written):
             m.d.sync += tail.eq(tail + 1)
-        m.d.sync += count.eq(count + committed - taken)
+        m.d.sync += [count.eq(count + written - taken), granted.eq(granted + committed - accepted)]

@@ -72,7 +72,7 @@ class Sequencer(wiring.Component):
             issue.arguments.eq(self.arguments), issue.allowed.eq(tracking.allowed),
             issue.room.eq(queues.room & tracking.room), issue.idle.eq(tracking.idle),
             queues.write_valid.eq(issue.write), queues.write_unit.eq(issue.unit), queues.write_word.eq(issue.word),
-            queues.write_data.eq(issue.value), queues.commit.eq(issue.commit),
+            queues.write_data.eq(issue.value), queues.written.eq(issue.written), queues.commit.eq(issue.commit),
             tracking.issued.eq(issue.commit), tracking.issued_unit.eq(issue.unit), tracking.address.eq(issue.address),
             tracking.waits.eq(issue.waits), self.waiting.eq(issue.waiting),
             self.in_work.eq(issue.in_work), self.address.eq(issue.address), self.began.eq(queues.began),
