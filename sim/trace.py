@@ -124,16 +124,16 @@ class _Reader:
         if rose & _BUSY:
             self._run_begin = cycle
             self._clear(cycle)
-        for unit in Unit:
-            if done >> unit & 1:
-                self._end(unit, cycle)
-            if begin >> unit & 1:
-                self._offered[unit].append((self._issued[unit].popleft(), cycle))
         for level, track in ((_COMMAND, SEQUENCER), (_WAITING, WAITING)):
             if fell & level:
                 self._leave(track, cycle)
             if rose & level:
                 self._levels[track] = address, cycle
+        for unit in Unit:
+            if done >> unit & 1:
+                self._end(unit, cycle)
+            if begin >> unit & 1:
+                self._offered[unit].append((self._issued[unit].popleft(), cycle))
         if fell & _BUSY:
             self._end_run(cycle)
 
