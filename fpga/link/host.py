@@ -28,9 +28,9 @@ from .protocol import (
 )
 
 try:
-    from termios import error as TerminalError
+    from termios import error as terminal_error
 except ImportError:     # Windows, where pyserial raises its own errors alone
-    TerminalError = serial.SerialException
+    terminal_error = serial.SerialException
 
 __all__ = ["SerialTransport", "LinkError"]
 
@@ -279,7 +279,7 @@ class SerialTransport:
             return action(*arguments)
         except serial.SerialTimeoutException:
             raise LinkError(f"{self.port}: takes no more bytes; check the cable and the board's power") from None
-        except (OSError, TerminalError) as error:
+        except (OSError, terminal_error) as error:
             raise LinkError(f"{self.port}: lost ({error}); was it unplugged? run the command again") from None
 
 
