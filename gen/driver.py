@@ -167,7 +167,8 @@ class Generator:
         self._check(tokens)
         most = self.compiled.prefill_tokens
         for first in range(0, len(tokens), most):
-            await self._run("prefill", self.compiled.prefill, tokens[first:first + most])
+            await self._run("prefill", self.compiled.prefill, tokens[first:first + most],
+                            more=first + most < len(tokens))
         return await self._chosen()
 
     async def next(self, token):
@@ -203,11 +204,11 @@ class Generator:
     def _check(self, tokens):
         check_tokens(tokens, self.position, vocab=self.compiled.vocab, context=self.compiled.context)
 
-    async def _run(self, kind, program, tokens):
+    async def _run(self, kind, program, tokens, more=False):
         io = self.regions[2].base + self.compiled.tokens
         await self._transport.load(io, np.asarray(tokens, "<u4").tobytes())
         started = time.perf_counter()
-        await self.driver.run(program, (self.position, len(tokens)))
+        await self.driver.run(program, (self.position, len(tokens), int(more)))
         seconds = time.perf_counter() - started
         self.steps.append(Step(kind=kind, position=self.position, tokens=len(tokens),
                                counters=await self.driver.counters(), seconds=seconds))
