@@ -95,13 +95,14 @@ def test_gemm_shapes(machine, tmp_path, monkeypatch, number_format):
         return measure(bench, preset, size, *rest)
 
     monkeypatch.setattr(benchmark_shapes, "_measure", measured)
-    *each, worst = gemm_shapes(on(tmp_path), "micro", number_format)
+    *each, best, worst = gemm_shapes(on(tmp_path), "micro", number_format)
     assert [figure.name for figure in each if figure.kind == "measured"] == [
         f"gemm-{number_format}-micro-8x{k}x{n}" for k in (33, 64) for n in (8, 16)]
     shares = [8 * n * k / peak / (5_000 + 10 * n) for n, k in ((60, 33), (100, 64), (20, 64))]
     assert [figure.value for figure in each if figure.kind == "derived"] == pytest.approx(shares)
     assert worst.value == pytest.approx(min(shares)) and worst.goal == 0.9 and worst.kind == "derived"
     assert worst.configuration["products"] == ["c"]
+    assert best.value == pytest.approx(max(shares)) and best.goal == 0.995 and best.title != worst.title
 
 
 def on(folder, open_model=None):
