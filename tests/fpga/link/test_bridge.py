@@ -18,7 +18,7 @@ async def works(bench, sequence=0x77):
     assert answer == (Command.READ_MEMORY, sequence + 1, Status.OK, bytes(bench.memory[64:80]))
 
 
-@pytest.mark.parametrize("width", [32, pytest.param(64, marks=pytest.mark.slow), 128])
+@pytest.mark.parametrize("width", [128, *(pytest.param(width, marks=pytest.mark.slow) for width in (32, 64))])
 def test_memory_in_pieces_of_any_size_and_place(make_bench, width):
     async def body(bench):
         rng, expected = random.Random(3), bytearray(bench.memory)
