@@ -208,14 +208,14 @@ async def rates(dut):
     while not int(dut.initialised.value):
         await ClockCycles(dut.clk, 100)
     cocotb.start_soon(bench.watch("r", "w"))
-    length, result = int(os.environ["LENGTH"]), {}
+    length, result = int(os.environ["LENGTH"]), {}    # several times the buffers
     bench.memory.write(0, bench.rng.randbytes(length))
 
     def share(cycles):
         return (len(cycles) - 1) * bench.beat_bytes / 2 / (cycles[-1] - cycles[0])
 
     await bench.master.write(0, bench.memory.read(0, length), awid=0)
-    # The first beats fill the buffer at the port's rate.
+    # The first beats fill the buffer (512 beats) at the port's rate; from then on W goes at the memory's.
     result["write"] = share(bench.watched["w"][600:])
     await bench.check(0, length)
     reads = bench.watched["r"]
