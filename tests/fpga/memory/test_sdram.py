@@ -70,6 +70,10 @@ def test_contents(build, case, monkeypatch, tmp_path):
     run(build, case, monkeypatch, tmp_path)
 
 
+def test_refresh_under_load(build, monkeypatch, tmp_path):
+    run(build, "refresh_under_load", monkeypatch, tmp_path, MICROSECONDS="2000")
+
+
 def test_latency(build, monkeypatch, tmp_path):
     hit_after_closed, hit, closed, other_row = run(build, "latency", monkeypatch, tmp_path)
     delay = build[2].delay
@@ -115,3 +119,9 @@ def test_random_traffic_at_length(other_build, seed, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_blocked_elsewhere(other_build, monkeypatch, tmp_path):
     run(other_build, "blocked", monkeypatch, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_row_is_refreshed(build, monkeypatch, tmp_path):
+    """Longer than the 64 ms in which 8192 refreshes are due; the model counts them."""
+    run(build, "refresh_under_load", monkeypatch, tmp_path, MICROSECONDS="70000")
