@@ -93,16 +93,27 @@ def embed(
     port: PortOption = None,
     baud: BaudOption = None,
 ):
-    """Print the embedding of a text by an encoder model, as a JSON list. --check compares it with the golden model."""
+    """Print the embedding of a text by an encoder model, as a JSON list. --check compares it with the golden model.
+
+    MODEL may also be a package whose context holds the text.
+    """
     check_writable(json_file)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder, port=port, baud=baud) as job:
-        numbers = job.checkpoint.tokenizer().prompt(text)
-        package = job.open(len(numbers))
+        package = job.open(job.checkpoint and _tokens_in(job.checkpoint, text))
         if package.compiled.embedding is None:
             raise UserError(f"{model}: is no encoder; see tilewright complete")
+        numbers = package.tokenizer.prompt(text)
         report = job.run(lambda generator: _embedding(generator, numbers, package.architecture.hidden))
     typer.echo(json.dumps(report["embedding"]))
     return job.finish(report | {"text": text, "tokens": numbers}, json_file)
+
+
+def _tokens_in(checkpoint, text):
+    """How many tokens the text is, which an encoder takes at once; UserError unless the model can."""
+    count, limit = len(checkpoint.tokenizer().prompt(text)), checkpoint.architecture.max_context
+    if not 1 <= count <= limit:
+        raise UserError(f"text = {count} tokens: must be from 1 to {limit}, the model's limit; give another one")
+    return count
 
 
 async def _tell(job, generator, prompt, count, top):
