@@ -92,11 +92,14 @@ def decode(bench, name, contexts=CONTEXTS):
                   "once",
             about={"context": context},
             value=moved / job.streamed_bytes(chunk, arrays))
-    yield from _token_seconds(name, outcome, bench, checkpoint)
 
 
-def _token_seconds(name, outcome, bench, checkpoint):
-    """Speed of the simulation, and how long a token of the whole model takes at that."""
+def simulation(bench, name, context=CONTEXTS[0]):
+    """Speed of the simulation in a decode step of the model's layer, and how long the model's token takes at that."""
+    checkpoint, tokens = bench.model
+    outcome = bench.run(name, bench.layer_job(
+        name, checkpoint.embedding(tokens[-1:]), prefill=0, first=context - 1,
+        cache=filled_cache(bench.layer(name)[0], context - 1, bench.context)))
     architecture, bus = checkpoint.architecture, bench.preset(name).config.bus_bytes
     speed = outcome.cycles / outcome.seconds
     outcome = replace(outcome, spent={})   # what the cycles went into does not matter here
@@ -138,6 +141,7 @@ BENCHMARKS = {
     "layer": (layer, "medium"),
     "decode-medium": (decode, "medium"),
     "decode-small": (decode, "small"),
+    "simulation-small": (simulation, "small"),
     "decode-dram": (decode_of_model, "medium"),
     "decode-on-chip": (decode_on_chip, "medium"),
     "decode-on-chip-fp16": (partial(decode_on_chip, number_format="fp16"), "medium"),
