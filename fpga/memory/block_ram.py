@@ -6,17 +6,17 @@ from amaranth.lib.wiring import In
 
 from tilewright.hw.ports import AxiRead, AxiWrite
 
-__all__ = ["BlockRamMemory"]
+__all__ = ["BlockRam"]
 
 DECERR = 3
 
 
-class BlockRamMemory(wiring.Component):
-    """``size`` bytes of block RAM, zero at first.
+class BlockRam(wiring.Component):
+    """``bytes`` bytes of block RAM, zero at first.
 
     Bursts are INCR of whole beats inside 4 KiB. Throughput: a beat a cycle in each direction; a read burst begins a
     cycle after the one before it has left the memory, a write burst 1 cycle after the response of the one before.
-    Latency: ``delay`` cycles from AR to the first R. Addresses from ``size`` on answer DECERR and are not written. A
+    Latency: ``delay`` cycles from AR to the first R. Addresses from ``bytes`` on answer DECERR and are not written. A
     read sees a write whose response came before its AR.
 
     Members
@@ -26,15 +26,15 @@ class BlockRamMemory(wiring.Component):
 
     delay = 3
 
-    def __init__(self, *, address_width=32, width, size):
-        if size < 4096 or size & (size - 1):
-            raise ValueError(f"size must be a power of two from 4096 on, not {size!r}")
+    def __init__(self, *, address_width=32, width, bytes):
+        if bytes < 4096 or bytes & (bytes - 1):
+            raise ValueError(f"bytes must be a power of two from 4096 on, not {bytes!r}")
         if width not in (32, 64, 128):
             raise ValueError(f"width must be 32, 64 or 128, not {width!r}")
-        if address_width < size.bit_length():
-            raise ValueError(f"address_width must be at least {size.bit_length()}, not {address_width!r}")
-        self._width, self._depth = width, size * 8 // width
-        self._beat_log, self._size_log = (width // 8).bit_length() - 1, size.bit_length() - 1
+        if address_width < bytes.bit_length():
+            raise ValueError(f"address_width must be at least {bytes.bit_length()}, not {address_width!r}")
+        self._width, self._depth = width, bytes * 8 // width
+        self._beat_log, self._size_log = (width // 8).bit_length() - 1, bytes.bit_length() - 1
         super().__init__({"read": In(AxiRead(address_width=address_width, width=width)),
                           "write": In(AxiWrite(address_width=address_width, width=width))})
 

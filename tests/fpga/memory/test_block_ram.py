@@ -1,12 +1,12 @@
 # amaranth: UnusedElaboratable=no
-"""BlockRamMemory in Amaranth's simulator: contents, errors, rate, stalls on both sides."""
+"""BlockRam in Amaranth's simulator: contents, errors, rate, stalls on both sides."""
 
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
-from tilewright.fpga.memory.block_ram import BlockRamMemory
+from tilewright.fpga.memory.block_ram import BlockRam
 
 SEED = 9
 SIZE = 4096
@@ -64,7 +64,7 @@ async def write_burst(ctx, axi, address, beats, rng, stall):
 
 
 def simulate(width, testbench):
-    dut = BlockRamMemory(width=width, size=SIZE)
+    dut = BlockRam(width=width, bytes=SIZE)
     sim = Simulator(dut)
     sim.add_clock(1e-8)
     print(f"seed {SEED}")
@@ -120,10 +120,10 @@ def test_rate():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"size": 5000}, "size must be a power of two from 4096 on, not 5000"),
+    ({"bytes": 5000}, "bytes must be a power of two from 4096 on, not 5000"),
     ({"width": 16}, "width must be 32, 64 or 128, not 16"),
     ({"address_width": 12}, "address_width must be at least 13, not 12"),
 ])
 def test_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        BlockRamMemory(**{"width": 32, "size": SIZE} | arguments)
+        BlockRam(**{"width": 32, "bytes": SIZE} | arguments)

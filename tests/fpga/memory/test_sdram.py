@@ -29,12 +29,13 @@ def compile_top(name, *, width, clock_hz=CLOCK, timing=PARTS["as4c16m16sa-7"], a
     folder = BUILD / f"sdram-{name}"
     timing = replace(timing, power_up=power_up)
     controller = SdramController(width=width, clock_hz=clock_hz, timing=timing, capture_delay=access)
-    emit(controller, name="sdram", path=folder / "sdram.v")
+    folder.mkdir(parents=True, exist_ok=True)
     model = ", ".join(f".{key}({value})" for key, value in timing.model_parameters(clock_hz).items())
     built = get_runner("verilator")
     with pytest.MonkeyPatch.context() as patch, locked(folder / "build.lock"):
         for key, value in environment().items():
             patch.setenv(key, value)
+        emit(controller, name="sdram", path=folder / "sdram.v")
         built.build(sources=[HERE / "sdram_top.sv", ROOT / "fpga" / "hdl" / "sdram_model.sv", folder / "sdram.v"],
                     hdl_toplevel="sdram_top", parameters={"WIDTH": width, "ACCESS": access},
                     defines={"MODEL_PARAMETERS": model}, build_dir=folder,

@@ -32,6 +32,16 @@ def test_at_100_mhz():
     assert PARTS["as4c16m16sa-7"].cycles(100e6).t_rcd == 3
 
 
+def test_read_margins():
+    """By hand: at 100 MHz, CAS latency 2 and 180 degrees the edge before the word is 15 ns after the command; data comes
+    6 + 4 ns later, goes 10 + 2.5 + 3 ns later, and is sampled at 30."""
+    part = PARTS["as4c16m16sa-7"]
+    assert part.read_margins(100e6, phase=180, capture_delay=1) == pytest.approx((5, 0.5))
+    assert part.read_margins(80e6, phase=180, capture_delay=1)[1] < 0
+    for clock_hz in (60e6, 80e6, 100e6):
+        assert min(slowest(*PARTS).read_margins(clock_hz, phase=270, capture_delay=1)) > 1
+
+
 def test_slowest():
     timing = slowest("as4c16m16sa-7", "w9825g6kh-6")
     assert (timing.t_rcd, timing.t_rc, timing.t_oh, timing.t_ck_cl2) == (21, 63, 2.5, 10)
