@@ -286,8 +286,15 @@ def test_readme(machine, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_gemm_on_hardware(tmp_path):
-    (figure,) = gemm(on(tmp_path), "micro", size=SIZE)
+def test_on_hardware(tmp_path):
+    """A GEMM, and a decode step of a whole model: right, and each cycle told once."""
+    bench = on(tmp_path)
+    (figure,) = gemm(bench, "micro", size=SIZE)
     assert not figure.problems
     assert 0.5 < figure.value < 1
     assert figure.counters[0]["matmul_busy"] >= MACS / 8
+    (step,) = benchmark_models.decode_on_chip(bench, "micro", context=4)
+    assert not step.problems
+    assert 1 < step.value < 3
+    for each in (figure, step):
+        assert sum(each.spent.values()) == pytest.approx(each.counters[0]["cycles"], rel=0.01)
