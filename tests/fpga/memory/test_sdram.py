@@ -24,11 +24,13 @@ BUILD = ROOT / "build" / "tests"
 CLOCK = 100e6
 
 
-def compile_top(name, *, width, clock_hz=CLOCK, timing=PARTS["as4c16m16sa-7"], access=1, power_up=2000):
+def compile_top(name, *, width, clock_hz=CLOCK, timing=PARTS["as4c16m16sa-7"], access=1, power_up=2000,
+                registers="fabric"):
     """Runner, folder and controller of a build with the model; the pause after power-up is shortened for both."""
     folder = BUILD / f"sdram-{name}"
     timing = replace(timing, power_up=power_up)
-    controller = SdramController(width=width, clock_hz=clock_hz, timing=timing, capture_delay=access)
+    controller = SdramController(width=width, clock_hz=clock_hz, timing=timing, capture_delay=access,
+                                 registers=registers)
     folder.mkdir(parents=True, exist_ok=True)
     model = ", ".join(f".{key}({value})" for key, value in timing.model_parameters(clock_hz).items())
     built = get_runner("verilator")
@@ -96,10 +98,10 @@ def test_rates(build, monkeypatch, tmp_path):
 
 
 SLOW = {
-    # name: width, MHz, timing, access
     "full_pause": {"width": 64, "timing": slowest(*PARTS), "power_up": 200_000},
     "latency_three": {"width": 32, "clock_hz": 133e6, "timing": PARTS["w9825g6kh-6"]},
     "at_once": {"width": 128, "clock_hz": 50e6, "timing": PARTS["is42s16160g-7"], "access": 0},
+    "io_cells": {"width": 32, "registers": "ecp5"},
     "slow_clock": {"width": 32, "clock_hz": 25e6, "timing": PARTS["mt48lc16m16a2-75"], "access": 0},
 }
 

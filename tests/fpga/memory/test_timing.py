@@ -33,8 +33,8 @@ def test_at_100_mhz():
 
 
 def test_read_margins():
-    """By hand: at 100 MHz, CAS latency 2 and 180 degrees the edge before the word is 15 ns after the command; data comes
-    6 + 4 ns later, goes 10 + 2.5 + 3 ns later, and is sampled at 30."""
+    """By hand: at 100 MHz, CAS latency 2 and 180 degrees the edge before the word is 15 ns after the command; data
+    comes 6 + 4 ns later, goes 10 + 2.5 + 3 ns later, and is sampled at 30."""
     part = PARTS["as4c16m16sa-7"]
     assert part.read_margins(100e6, phase=180, capture_delay=1) == pytest.approx((5, 0.5))
     assert part.read_margins(80e6, phase=180, capture_delay=1)[1] < 0
