@@ -40,7 +40,8 @@ class Driver:
 
     ``transport`` has coroutines ``read(offset) -> int`` and ``write(offset, value)`` for 32-bit registers, and
     ``wait()``, which returns when the interrupt is pending. For memory, which ``Generator`` needs, it has
-    ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4.
+    ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4. One whose
+    accesses take long may have ``read_words(offset, count)``, which reads registers that follow one another.
     """
 
     def __init__(self, transport):
@@ -103,8 +104,15 @@ class Driver:
 
     async def counters(self):
         """Performance counters of the last program, by name."""
-        return {name: await self.read(f"count_{name}_low") | await self.read(f"count_{name}_high") << 32
-                for name, _ in COUNTERS}
+        words = await self._read_words(f"count_{COUNTERS[0][0]}_low", 2 * len(COUNTERS))
+        return {name: words[2 * i] | words[2 * i + 1] << 32 for i, (name, _) in enumerate(COUNTERS)}
+
+    async def _read_words(self, first, count):
+        """Values of ``count`` registers that follow one another."""
+        offset = REGISTER_MAP[first].offset
+        if hasattr(self._transport, "read_words"):
+            return await self._transport.read_words(offset, count)
+        return [await self._transport.read(offset + 4 * i) for i in range(count)]
 
 
 def _lsb(register, field):

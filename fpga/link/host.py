@@ -1,6 +1,7 @@
 """The host's end of the link: a transport for ``gen.driver`` over a serial port."""
 
 import errno
+import struct
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
@@ -110,6 +111,11 @@ class SerialTransport:
     async def read(self, offset):
         """Value of a 32-bit register."""
         return int.from_bytes(self._ask(_Request(Command.READ_REGISTERS, offset, 4)).payload, "little")
+
+    async def read_words(self, offset, count):
+        """Values of ``count`` 32-bit registers that follow one another, in one request."""
+        payload = self._ask(_Request(Command.READ_REGISTERS, offset, 4 * count)).payload
+        return [value for (value,) in struct.iter_unpack("<I", payload)]
 
     async def write(self, offset, value):
         """Write a 32-bit register."""

@@ -38,6 +38,8 @@ def works(board, link):
         assert await link.fetch(1020, 5000) == data
         await link.write(64, 0x89ABCDEF)
         assert board.registers[64] == 0x89ABCDEF == await link.read(64)
+        board.registers |= {512: 7, 516: 0xFFFFFFFF, 520: 9}
+        assert await link.read_words(512, 3) == [7, 0xFFFFFFFF, 9]
     asyncio.run(body())
 
 
