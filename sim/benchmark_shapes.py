@@ -23,7 +23,7 @@ TEN_MODELS = ("llama-3.2-1b", "tinyllama-1.1b", "phi-1.5", "kosmos-2", "stablelm
 MOST_OUTPUTS = 1024
 """Outputs of a slice for GEMV, at most; the rest of the last tile is kept."""
 SLICES = (256, 512)
-"""Outputs of the slices for GEMM; what lies between them is what that many more outputs take."""
+"""Outputs of the slices for GEMM, in whole MATMULs; what lies between them is what that many more outputs take."""
 ROWS = 4
 """Rows of a GEMM, in groups of the array's."""
 SEED = 21

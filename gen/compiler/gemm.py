@@ -16,7 +16,7 @@ __all__ = ["CompiledGemm", "compile_gemm"]
 
 MOST_GROUPS = 4
 """Row groups that replay a tile, at most: with two the array already outruns no bus."""
-MOST_OUTPUTS = 384
+MOST_OUTPUTS = 256
 """Outputs of a MATMUL, at most."""
 LOAD_PARTS = 4
 """Parts in which a row group of X is brought in, at least: one is quantised while the next one is loaded."""
