@@ -208,7 +208,7 @@ class SerialTransport:
                 return
             answer = self._receive(time.monotonic() + self._timeout)
             if answer is None:
-                silences += 1
+                silences = 0 if self._heard else silences + 1     # damaged answers are no silence
                 if silences == SILENCES:
                     first = next(iter(flying.values()))
                     raise LinkError(f"{self.port}: no answer to {first} for {silences * self._timeout:.1f} seconds; "
@@ -265,6 +265,7 @@ class SerialTransport:
             answer, count = find_answer(self._received)
             del self._received[:count]
             if answer is not None:
+                self._heard.clear()
                 return answer
             if time.monotonic() >= deadline:
                 return None

@@ -170,6 +170,21 @@ def test_a_board_that_falls_silent(board):
             asyncio.run(link.load(0, bytes(64)))
 
 
+def test_answers_that_are_damaged_each_time(board):
+    with transport(board, timeout=0.05, quiet=0.01) as link:
+        board.say = lambda frame: frame[:-1] + bytes([frame[-1] ^ 1])
+        with pytest.raises(LinkError, match="READ_MEMORY at 0x0 failed 8 times; the line is too noisy"):
+            asyncio.run(link.fetch(0, 4))
+        count = 0
+
+        def at_last(frame):
+            nonlocal count
+            count += 1
+            return frame if count > 5 else frame[:-1]
+        board.say = at_last
+        assert asyncio.run(link.fetch(0, 4)) == board.memory[:4]
+
+
 def test_a_port_that_goes_away(make_board):
     with make_board() as board:
         link = transport(board).__enter__()
