@@ -40,7 +40,8 @@ class Driver:
 
     ``transport`` has coroutines ``read(offset) -> int`` and ``write(offset, value)`` for 32-bit registers, and
     ``wait()``, which returns when the interrupt is pending. For memory, which ``Generator`` needs, it has
-    ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4.
+    ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4. One whose
+    accesses take long may have ``read_words(offset, count)``, which reads registers that follow one another.
     """
 
     def __init__(self, transport):
@@ -103,8 +104,15 @@ class Driver:
 
     async def counters(self):
         """Performance counters of the last program, by name."""
-        return {name: await self.read(f"count_{name}_low") | await self.read(f"count_{name}_high") << 32
-                for name, _ in COUNTERS}
+        words = await self._read_words(f"count_{COUNTERS[0][0]}_low", 2 * len(COUNTERS))
+        return {name: words[2 * i] | words[2 * i + 1] << 32 for i, (name, _) in enumerate(COUNTERS)}
+
+    async def _read_words(self, first, count):
+        """Values of ``count`` registers that follow one another."""
+        offset = REGISTER_MAP[first].offset
+        if hasattr(self._transport, "read_words"):
+            return await self._transport.read_words(offset, count)
+        return [await self._transport.read(offset + 4 * i) for i in range(count)]
 
 
 def _lsb(register, field):
@@ -167,7 +175,8 @@ class Generator:
         self._check(tokens)
         most = self.compiled.prefill_tokens
         for first in range(0, len(tokens), most):
-            await self._run("prefill", self.compiled.prefill, tokens[first:first + most])
+            await self._run("prefill", self.compiled.prefill, tokens[first:first + most],
+                            more=first + most < len(tokens))
         return await self._chosen()
 
     async def next(self, token):
@@ -203,11 +212,11 @@ class Generator:
     def _check(self, tokens):
         check_tokens(tokens, self.position, vocab=self.compiled.vocab, context=self.compiled.context)
 
-    async def _run(self, kind, program, tokens):
+    async def _run(self, kind, program, tokens, more=False):
         io = self.regions[2].base + self.compiled.tokens
         await self._transport.load(io, np.asarray(tokens, "<u4").tobytes())
         started = time.perf_counter()
-        await self.driver.run(program, (self.position, len(tokens)))
+        await self.driver.run(program, (self.position, len(tokens), int(more)))
         seconds = time.perf_counter() - started
         self.steps.append(Step(kind=kind, position=self.position, tokens=len(tokens),
                                counters=await self.driver.counters(), seconds=seconds))

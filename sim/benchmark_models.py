@@ -44,8 +44,8 @@ def filled_cache(shape, positions, slots):
 def decode_of_model(bench, name, parts=PARTS, context=CONTEXT):
     """Cycles and bytes of a decode step of the model on a DRAM, against its weights, keys and values once at the DRAM's
     peak of a beat a cycle. The whole is derived from parts of the model."""
-    whole, (_, tokens) = bench.whole_model, bench.model
-    outcomes, needed = {}, {}
+    whole, (_, tokens), bus = bench.whole_model, bench.model, bench.preset(name).config.bus_bytes
+    outcomes = {}
     for part, (layers, vocab) in parts.items():
         model = _part(whole, layers, vocab)
         token = next(token for token in reversed(tokens) if token < vocab)
@@ -57,27 +57,23 @@ def decode_of_model(bench, name, parts=PARTS, context=CONTEXT):
         outcomes[part] = bench.run_model(name, model, step, kind="decode", context=bench.context, kv_format="int8",
                                          title=f"{layers} layers, vocabulary of {vocab}", memory=DRAM, caches=caches,
                                          position=context - 1)
-        needed[part] = _streamed(model, context)
-        bus = bench.preset(name).config.bus_bytes
         yield outcomes[part].measurement(name=f"decode-dram-{name}-{layers}-{vocab}", unit="of peak time",
-                                         value=outcomes[part].cycles * bus / needed[part], about={"context": context})
-    layers, vocab = len(whole.shapes), len(whole.tensors["embedding"])
+                                         value=outcomes[part].cycles * bus / _streamed(model, context),
+                                         about={"context": context})
     (few, small), (many, _), (_, large) = (parts[part] for part in ("ends", "layers", "head"))
-
-    def whole_of(values):
-        return (values["ends"] + (values["layers"] - values["ends"]) / (many - few) * (layers - few)
-                + (values["head"] - values["ends"]) / (large - small) * (vocab - small))
-
-    cycles = whole_of({part: outcome.cycles for part, outcome in outcomes.items()})
-    beats = whole_of({part: sum(counters["read_beats"] + counters["write_beats"] for counters in outcome.counters)
-                      for part, outcome in outcomes.items()})
+    ends = outcomes["ends"]
+    outcome = ends.plus(outcomes["layers"].without(ends), (len(whole.shapes) - few) / (many - few))
+    outcome = outcome.plus(outcomes["head"].without(ends),
+                           (len(whole.tensors["embedding"]) - small) / (large - small))
+    beats = sum(counters["read_beats"] + counters["write_beats"] for counters in outcome.counters)
     least = _streamed(whole, context)
-    common = {"kind": "derived", "at_most": True, "about": {"context": context, "derived_cycles": cycles}}
-    yield outcomes["layers"].measurement(
-        name=f"decode-dram-{name}", value=cycles * bus / least, unit="of peak time", goal=GOALS["against_peak"],
+    common = {"kind": "derived", "at_most": True, "about": {"context": context}}
+    yield outcome.measurement(
+        name=f"decode-dram-{name}", value=outcome.cycles * bus / least, unit="of peak time",
+        goal=GOALS["against_peak"], **common,
         title=f"SmolLM2-135M, decode at context {context}, {name}, on DRAM with latency, page misses and refresh: "
-              "cycles, against weights and KV at a beat a cycle", **common)
-    yield outcomes["layers"].measurement(
+              "cycles, against weights and KV at a beat a cycle")
+    yield outcome.measurement(
         name=f"decode-dram-{name}-bytes", value=beats * bus / least, unit="of least bytes", goal=GOALS["bytes"],
         title=f"SmolLM2-135M, decode at context {context}, {name}: bytes moved, against weights and KV once", **common)
 

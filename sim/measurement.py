@@ -83,18 +83,24 @@ class Outcome:
 
     def without(self, fewer):
         """What these runs took more than as many other ones."""
-        def more(ours, theirs):
-            return {name: value - theirs.get(name, 0) for name, value in ours.items()}
+        return self.plus(fewer, -1)
 
-        return replace(self, counters=[more(*each) for each in zip(self.counters, fewer.counters, strict=True)],
-                       seconds=self.seconds - fewer.seconds, problems=self.problems + fewer.problems,
-                       spent={name: cycles for name, cycles in more(self.spent, fewer.spent).items() if cycles > 0},
-                       read=more(self.read, fewer.read))
+    def plus(self, other, times):
+        """These runs and so many times what ``other``, as many runs, took; counts are rounded."""
+        def sums(ours, theirs):
+            names = dict.fromkeys((*ours, *theirs))
+            return {name: round(ours.get(name, 0) + times * theirs.get(name, 0)) for name in names}
+
+        return replace(self, counters=[sums(*each) for each in zip(self.counters, other.counters, strict=True)],
+                       seconds=self.seconds + times * other.seconds,
+                       problems=tuple(dict.fromkeys(self.problems + other.problems)),
+                       spent=sums(self.spent, other.spent), read=sums(self.read, other.read))
 
     def measurement(self, *, about=None, **fields):
         """A Measurement of these runs; ``about`` is added to the configuration."""
         return Measurement(configuration=self.configuration | (about or {}), counters=self.counters,
-                           problems=self.problems, spent=self.spent, **fields)
+                           problems=self.problems, **fields,
+                           spent={name: cycles for name, cycles in self.spent.items() if cycles > 0})
 
 
 def where_cycles_went(record, *, config, compiled, caches, runs, memory, kinds=("prefill", "decode")):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .cosim import SimulationError
-from .verilator import environment
+from .verilator import SIMULATION, environment
 
 __all__ = ["SimulatorTransport"]
 
@@ -136,7 +136,7 @@ class SimulatorTransport:
         self._beat_bytes = info["beat_bytes"]
         plusargs = [f"+{name}={value}" for name, value in self._memory.items()]
         plusargs += [f"+fill={self._folder / 'fill.bin'}", f"+dump={self._folder / 'dump.hex'}"]
-        env = environment() | {"TILEWRIGHT_SOCKET": address, "COCOTB_LOG_LEVEL": "WARNING"}
+        env = environment() | SIMULATION | {"TILEWRIGHT_SOCKET": address}
         env.pop("PYTEST_CURRENT_TEST", None)   # cocotb's runner would look for results of its own
         with self._log.open("wb") as log:
             return subprocess.Popen(

@@ -127,7 +127,6 @@ module sdram_model #(
         begin
             if (opened != 0) violation("a bank is open");
             if (early(last_precharge, T_RP, 0)) violation("tRP");
-            if (reading || writing) violation("inside a burst");
         end
     endtask
 
@@ -135,7 +134,6 @@ module sdram_model #(
         if (opened[which]) begin
             if (early(activated[which], T_RAS, 0)) violation("tRAS");
             if (early(written[which], T_WR, 1)) violation("tWR");
-            if (bank == which && writing) violation("PRECHARGE inside a write burst");
             if (bank == which && now <= read_start + $signed({1'b0, burst}) - $signed({1'b0, latency})) violation("PRECHARGE cuts a read burst short");
             opened[which] = 0;
             precharged[which] = now;

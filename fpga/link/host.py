@@ -1,6 +1,7 @@
 """The host's end of the link: a transport for ``gen.driver`` over a serial port."""
 
 import errno
+import struct
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
@@ -28,9 +29,9 @@ from .protocol import (
 )
 
 try:
-    from termios import error as TerminalError
+    from termios import error as terminal_error
 except ImportError:     # Windows, where pyserial raises its own errors alone
-    TerminalError = serial.SerialException
+    terminal_error = serial.SerialException
 
 __all__ = ["SerialTransport", "LinkError"]
 
@@ -110,6 +111,11 @@ class SerialTransport:
     async def read(self, offset):
         """Value of a 32-bit register."""
         return int.from_bytes(self._ask(_Request(Command.READ_REGISTERS, offset, 4)).payload, "little")
+
+    async def read_words(self, offset, count):
+        """Values of ``count`` 32-bit registers that follow one another, in one request."""
+        payload = self._ask(_Request(Command.READ_REGISTERS, offset, 4 * count)).payload
+        return [value for (value,) in struct.iter_unpack("<I", payload)]
 
     async def write(self, offset, value):
         """Write a 32-bit register."""
@@ -202,7 +208,7 @@ class SerialTransport:
                 return
             answer = self._receive(time.monotonic() + self._timeout)
             if answer is None:
-                silences += 1
+                silences = 0 if self._heard else silences + 1     # damaged answers are no silence
                 if silences == SILENCES:
                     first = next(iter(flying.values()))
                     raise LinkError(f"{self.port}: no answer to {first} for {silences * self._timeout:.1f} seconds; "
@@ -259,6 +265,7 @@ class SerialTransport:
             answer, count = find_answer(self._received)
             del self._received[:count]
             if answer is not None:
+                self._heard.clear()
                 return answer
             if time.monotonic() >= deadline:
                 return None
@@ -279,7 +286,7 @@ class SerialTransport:
             return action(*arguments)
         except serial.SerialTimeoutException:
             raise LinkError(f"{self.port}: takes no more bytes; check the cable and the board's power") from None
-        except (OSError, TerminalError) as error:
+        except (OSError, terminal_error) as error:
             raise LinkError(f"{self.port}: lost ({error}); was it unplugged? run the command again") from None
 
 

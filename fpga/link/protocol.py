@@ -13,8 +13,8 @@ from zlib import crc32
 
 __all__ = ["Command", "Status", "Answer", "Identity", "ProtocolError", "PAYLOAD_BYTES", "REQUEST_SYNC", "ANSWER_SYNC",
            "REQUEST_HEADER_BYTES", "ANSWER_HEADER_BYTES", "CRC_BYTES", "INTERRUPT", "FRESH", "MAGIC",
-           "PROTOCOL_VERSION", "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer", "pack_request",
-           "request_status"]
+           "PROTOCOL_VERSION", "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer",
+           "pack_request", "request_status"]
 
 PROTOCOL_VERSION = 1
 MAGIC = int.from_bytes(b"TWLK", "little")

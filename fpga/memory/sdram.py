@@ -37,12 +37,11 @@ class SdramController(wiring.Component):
     another row open t_rp + t_rcd more. First burst after reset: after the part's power-up pause.
     RREADY, BREADY and WVALID may stay low for ever: refresh goes on, and the other direction works.
 
-    Clock of the SDRAM: the clock of this controller inverted (180 degrees), from the board. A command changes at the
-    pins with edge e and is taken by the SDRAM half a cycle later; its first word is taken into the input register
-    with edge e + CAS latency + ``capture_delay``. With 180 degrees that word is at the FPGA's pins from
-    (CAS latency - 0.5) cycles + t_ac to (CAS latency + 0.5) cycles + t_oh after e, both later by clock-to-pin,
-    input delay and board (about 4 ns on ECP5: an estimate): at 100 MHz, t_ac 6, t_oh 2.5 and CAS latency 2 that is 25
-    to 31.5 ns, hence ``capture_delay`` 1. At other clocks compute it, and shift the clock otherwise if need be.
+    Clock of the SDRAM, from the board: this controller's, some part of a cycle later. Commands change at the pins with
+    edge e and are taken by the SDRAM in the cycle that begins there; the first word of a READ goes into the input
+    register with edge e + CAS latency + ``capture_delay``. ``SdramTiming.read_margins`` says what a phase leaves. As
+    estimated there, 180 degrees (the clock inverted) and ``capture_delay`` 1 need about 100 MHz; 270 degrees serve from
+    60 to 100 MHz.
 
     Parameters
     ----------

@@ -62,6 +62,20 @@ class SdramTiming:
             t_ras=max(up(self.t_ras), up(self.t_rc) - t_rp), t_rfc=up(self.t_rfc), t_wr=up(self.t_wr, 2),
             t_mrd=up(self.t_mrd, 2), power_up=up(self.power_up), interval=interval)
 
+    def read_margins(self, clock_hz, *, phase, capture_delay, shortest_path=3.0, longest_path=4.0):
+        """Margins in ns of the register that takes read data, (setup, hold), before what that register itself needs.
+
+        ``phase`` is the SDRAM's clock behind the controller's in degrees, ``capture_delay`` the controller's. The paths
+        are clock edge to pin and pin to register, together; the defaults are estimates for ECP5 I/O registers and a
+        short board, not measured.
+        """
+        period = 1e9 / clock_hz
+        latency = self.cas_latency(clock_hz)
+        access = self.t_ac_cl2 if latency == 2 else self.t_ac_cl3
+        edge = (latency - 1 + phase / 360) * period    # after which the first word comes
+        sample = (latency + capture_delay) * period
+        return sample - (edge + access + longest_path), edge + period + self.t_oh + shortest_path - sample
+
     def model_parameters(self, clock_hz):
         """Parameters of ``fpga/hdl/sdram_model.sv`` for this part at that clock."""
         def ps(ns):

@@ -18,8 +18,8 @@ __all__ = ["register"]
 
 MODEL = "smollm2-135m"
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
-TOLD = 10
-"""What cycles went into that is told, at most."""
+TOLD, LEAST = 10, 0.001
+"""Of what the cycles went into so much is told, at most, and nothing with a smaller share."""
 
 
 def bench(
@@ -116,7 +116,8 @@ def _spent(spent):
     """What most of the cycles went into, as shares of all of them."""
     cycles = sum(spent.values())
     most = sorted(spent.items(), key=lambda item: -item[1])[:TOLD]
-    return f"{cycles:,} cycles: " + ", ".join(f"{name} {count / cycles:.1%}" for name, count in most)
+    return f"{cycles:,} cycles: " + ", ".join(f"{name} {count / cycles:.1%}" for name, count in most
+                                              if count >= LEAST * cycles)
 
 
 def register(app):

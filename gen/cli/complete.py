@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +30,12 @@ __all__ = ["register"]
 BACKENDS = ("golden", "sim")
 ENCODER = "all-minilm-l6-v2"
 
-BackendOption = Annotated[str | None, typer.Option("--backend", help="golden (bit-exact model) or sim (generated "
-                                                                     "Verilog); default: golden, sim for a package.")]
-CheckOption = Annotated[bool, typer.Option("--check", help="Run both back ends and compare every word.")]
+BackendOption = Annotated[str | None, typer.Option(
+    "--backend", help="golden (bit-exact model), sim (generated Verilog) or uart (a board); default: golden, sim for a "
+                      "package.")]
+PortOption = Annotated[str | None, typer.Option(help="Serial port of the board, such as /dev/ttyUSB0.")]
+BaudOption = Annotated[int | None, typer.Option(help="Its rate, as the bitstream was built with.")]
+CheckOption = Annotated[bool, typer.Option("--check", help="Run the golden model too and compare every word.")]
 FolderOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for Verilog and builds.")]
 JsonFileOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 BUILDS = Path("build/whole")
@@ -54,6 +58,8 @@ def complete(
                                                     "Chrome.")] = None,
     source: SourceOption = None,
     folder: FolderOption = BUILDS,
+    port: PortOption = None,
+    baud: BaudOption = None,
 ):
     """Complete a text with a model's most probable tokens; the text goes to standard output as it comes.
 
@@ -62,7 +68,7 @@ def complete(
     """
     check_writable(json_file)
     check_writable(trace)
-    with _Job(model, backend, check, preset, config, weights, kv, source, folder, trace) as job:
+    with _Job(model, backend, check, preset, config, weights, kv, source, folder, trace, port, baud) as job:
         package = job.open(context)
         numbers = package.tokenizer.prompt(prompt)
         if package.compiled.logits is None:
@@ -84,17 +90,30 @@ def embed(
     json_file: JsonFileOption = None,
     source: SourceOption = None,
     folder: FolderOption = BUILDS,
+    port: PortOption = None,
+    baud: BaudOption = None,
 ):
-    """Print the embedding of a text by an encoder model, as a JSON list. --check compares both back ends."""
+    """Print the embedding of a text by an encoder model, as a JSON list. --check compares it with the golden model.
+
+    MODEL may also be a package whose context holds the text.
+    """
     check_writable(json_file)
-    with _Job(model, backend, check, preset, config, weights, kv, source, folder) as job:
-        numbers = job.checkpoint.tokenizer().prompt(text)
-        package = job.open(len(numbers))
+    with _Job(model, backend, check, preset, config, weights, kv, source, folder, port=port, baud=baud) as job:
+        package = job.open(job.checkpoint and _tokens_in(job.checkpoint, text))
         if package.compiled.embedding is None:
             raise UserError(f"{model}: is no encoder; see tilewright complete")
+        numbers = package.tokenizer.prompt(text)
         report = job.run(lambda generator: _embedding(generator, numbers, package.architecture.hidden))
     typer.echo(json.dumps(report["embedding"]))
     return job.finish(report | {"text": text, "tokens": numbers}, json_file)
+
+
+def _tokens_in(checkpoint, text):
+    """How many tokens the text is, which an encoder takes at once; UserError unless the model can."""
+    count, limit = len(checkpoint.tokenizer().prompt(text)), checkpoint.architecture.max_context
+    if not 1 <= count <= limit:
+        raise UserError(f"text = {count} tokens: must be from 1 to {limit}, the model's limit; give another one")
+    return count
 
 
 async def _tell(job, generator, prompt, count, top):
@@ -128,17 +147,23 @@ async def _embedding(generator, numbers, hidden):
 class _Job:
     """A model, opened and run on the back ends asked for."""
 
-    def __init__(self, model, backend, check, preset, config, weights, kv, source, folder, trace=None):
+    def __init__(self, model, backend, check, preset, config, weights, kv, source, folder, trace=None, port=None,
+                 baud=None):
+        from tilewright.gen.backends import hardware_backends, open_backend
         from tilewright.gen.package import is_package
 
         from .progress import Progress
 
         if backend is None:
             backend = "sim" if is_package(model) else "golden"
-        if backend not in BACKENDS:
-            raise UserError(f"--backend {backend}: unknown; allowed are {', '.join(BACKENDS)}")
+        hardware = hardware_backends()
+        if backend not in BACKENDS + hardware:
+            raise UserError(f"--backend {backend}: unknown; allowed are {', '.join(BACKENDS + hardware)}")
+        if backend not in hardware and (port, baud) != (None, None):
+            raise UserError(f"--port and --baud: --backend {backend} has none; add --backend uart, or leave them out")
         self.model, self.source, self.folder, self.check = model, source, folder, check
-        self.simulates, self.golden = backend == "sim" or check, backend == "golden" or check
+        self.backend, self.golden = backend, backend == "golden" or check
+        self.simulates = backend == "sim" or backend == "golden" and check
         if trace is not None and not self.simulates:
             raise UserError(f"--trace {trace}: nothing is simulated; add --backend sim")
         self.trace = trace
@@ -147,17 +172,26 @@ class _Job:
         self.config = configuration_of(preset, config)
         self.progress = Progress()
         self.steps, self.seconds, self.differences, self.words = [], 0.0, [], 0
+        self._board = None
+        if backend in hardware:
+            self._board = open_backend(backend, port=port, baud=baud, progress=self._loading, waiting=self._running)
 
     def __enter__(self):
         from tilewright.gen.checkpoint import open_checkpoint
         from tilewright.gen.package import is_package
 
-        self.progress.start("opening the model")
-        self.checkpoint = None if is_package(self.model) else open_checkpoint(self.model, self.source)
+        with ExitStack() as stack:
+            stack.callback(self.progress.stop)
+            self.progress.start("looking for the board" if self._board is not None else "opening the model")
+            if self._board is not None:
+                stack.enter_context(self._board)
+                self.progress.update("opening the model")
+            self.checkpoint = None if is_package(self.model) else open_checkpoint(self.model, self.source)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_):
-        self.progress.stop()
+    def __exit__(self, *details):
+        return self._stack.__exit__(*details)
 
     def open(self, context):
         """The ``Package``."""
@@ -182,9 +216,12 @@ class _Job:
         from tilewright.gen.driver import Generator, place_regions
         from tilewright.gen.simulation import simulated
 
+        compiled, config = self.package.compiled, self.package.config
+        if self._board is not None:
+            device = Generator(self._board, compiled, config_hash=config.sha256, step=self._step)
+            return asyncio.run(self._on_device(task, device))
         if not self.simulates:
             return asyncio.run(self._timed(task, self._golden()))
-        compiled, config = self.package.compiled, self.package.config
         _, size = place_regions(compiled)
         with TemporaryDirectory() as place:
             record = None if self.trace is None else Path(place) / "record.txt"
@@ -242,6 +279,13 @@ class _Job:
     def _waiting(self, cycles):
         self.progress.update(f"{self._doing()}, {cycles:,} cycles")
 
+    def _loading(self, done, total):
+        if not self.steps:
+            self.progress.update(f"loading the model, {done:,} of {total:,} bytes")
+
+    def _running(self, seconds):
+        self.progress.update(f"{self._doing()}, {seconds:.1f} seconds")
+
     def _doing(self):
         return f"token {sum(step.kind == 'decode' for step in self.steps) + 2}" if self.steps else "prefill"
 
@@ -256,7 +300,7 @@ class _Job:
         report |= {
             "model": package.model, "configuration": package.config.name, "config_hash": package.config.sha256,
             "weights": package.weights, "kv": package.kv, "context": package.compiled.context,
-            "backend": "both" if self.check else "sim" if self.simulates else "golden", "seconds": self.seconds,
+            "backend": "both" if self.check else self.backend, "seconds": self.seconds,
             "steps": [asdict(step) for step in self.steps], **self._speed(),
             "equal": not self.differences if self.check else None, "words_compared": self.words,
             "differences": self.differences,
@@ -302,7 +346,8 @@ class _Job:
                 rows.append(("cycles a token", f"{report['cycles_per_token']:,.0f}"))
             if report["bandwidth_share"] is not None:
                 rows.append(("weights and KV, share of the bus in decode", f"{report['bandwidth_share']:.1%}"))
-            rows.append(("simulation", f"{report['cycles_per_second']:,.0f} cycles a second"))
+            rows.append(("simulation" if self.simulates else "board and link",
+                         f"{report['cycles_per_second']:,.0f} cycles a second"))
         if report.get("end"):
             rows.append(("ended early", report["end"]))
         if self.check:

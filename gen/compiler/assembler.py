@@ -207,6 +207,11 @@ class Program:
     def end(self):
         self._append(Opcode.END, {})
 
+    def end_if(self, register):
+        """End here where ``register`` is not zero; no STREAM may be on its way whose data no MATMUL before took."""
+        self._append(Opcode.BRANCH, {"condition": Condition.ZERO, "rs": register, "distance": 2})
+        self.end()
+
     def _append(self, opcode, values):
         self._commands.append(_Command(opcode, values, self.where))
         return self._commands[-1]

@@ -16,7 +16,7 @@ __all__ = ["CompiledGemm", "compile_gemm"]
 
 MOST_GROUPS = 4
 """Row groups that replay a tile, at most: with two the array already outruns no bus."""
-MOST_OUTPUTS = 384
+MOST_OUTPUTS = 256
 """Outputs of a MATMUL, at most."""
 LOAD_PARTS = 4
 """Parts in which a row group of X is brought in, at least: one is quantised while the next one is loaded."""
@@ -150,15 +150,15 @@ class _Gemm:
     def build(self):
         """The program's bytes."""
         sets = self._sets()
+        replays = sets[0][1] > self.format.rows
+        if not replays:   # the bus is what takes longest: it has to be busy at once
+            self._plan_streams(sets)
         *parts, last = self._parts(0, sets)
         for part in parts:
             self._quantise(self._load(*part)[0], *part)
         place, loaded = self._load(*last)
-        for number in range(len(sets)):   # the first ones only now: they would slow down the loads before
-            self.streams.plan(matmuls=len(self._chunks(number, sets)), region=0, **self.format.stream,
-                              offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
-                              tile_stride=self.format.tile_bytes(self.k), after=() if number else (loaded,))
-        self.streams.pump()
+        if replays:       # the array is: nothing may slow down the loads that it waits for
+            self._plan_streams(sets, after=(loaded,))
         self._quantise(place, *last)
         waiting = None
         for number, (first, rows) in enumerate(sets):
@@ -178,6 +178,14 @@ class _Gemm:
         self._store(*waiting)
         self.program.end()
         return self.program.assemble()
+
+    def _plan_streams(self, sets, after=()):
+        """A STREAM for each set, the first ones issued now."""
+        for number in range(len(sets)):
+            self.streams.plan(matmuls=len(self._chunks(number, sets)), region=0, **self.format.stream,
+                              offset=self.weights, k=self.k, tiles=self.format.tiles(self.n),
+                              tile_stride=self.format.tile_bytes(self.k), after=() if number else after)
+        self.streams.pump()
 
     def _sets(self):
         """(first row, rows) of each set, the row groups spread evenly."""

@@ -27,7 +27,8 @@ EMBEDDING_ROWS = 4096
 class CompiledModel:
     """A model ready to run: region 0 holds ``image``, region 1 the KV cache, region 2 input and output.
 
-    Argument 0 is the position of the first token, argument 1 the number of tokens (decode takes it as 1).
+    Argument 0 is the position of the first token, argument 1 the number of tokens (decode takes it as 1). Where
+    argument 2 of prefill is not zero there are no logits and no chosen token: more of the sequence is to follow.
 
     image : bytes             region 0, read only
     prefill, decode : int     offsets of the programs; decode is None where attention is not causal
@@ -163,6 +164,7 @@ class _Entry:
         self.compiler, self.config, self.decode = compiler, compiler.config, decode
         self.program = Program(self.config)
         self.streams = Streams(self.program)
+        self.more = None if decode or not compiler.ends.vocab else self.program.argument(2, "more")
         self.plan = compiler.plans[decode]
         self.builders = [LayerBuilder(self.config, shape, self.plan, place, decode=decode, program=self.program,
                                       streams=self.streams)
@@ -178,9 +180,13 @@ class _Entry:
         begin_layer(self.builders[0])
         for b, upcoming in zip(self.builders, [*self.builders[1:], None], strict=True):
             emit_layer(b, upcoming=upcoming,
-                       following=(lambda b=upcoming: plan_projections(b)) if upcoming else self._plan_head)
+                       following=(lambda b=upcoming: plan_projections(b)) if upcoming else self._behind_layers)
         if self.compiler.ends.vocab:
             with self.program.label("lm_head"):
+                if self.more is not None:
+                    self.program.end_if(self.more)
+                    self._plan_head()
+                    self.streams.pump()
                 self._choose_token()
         else:
             with self.program.label("pooling"):
@@ -242,11 +248,16 @@ class _Entry:
 
     # Behind the last layer.
 
-    def _plan_head(self):
-        b, vocab = self.builders[-1], self.compiler.ends.vocab
-        if vocab:
+    def _behind_layers(self):
+        """Plan the STREAM of lm_head ahead, where lm_head is certain to come."""
+        if self.decode and self.compiler.ends.vocab:
             with self.program.label("lm_head"):
-                b.plan_weights("lm_head", b.shape.hidden, b.weights.tiles(vocab), matmuls=len(self._pieces()))
+                self._plan_head()
+
+    def _plan_head(self):
+        b = self.builders[-1]
+        b.plan_weights("lm_head", b.shape.hidden, b.weights.tiles(self.compiler.ends.vocab),
+                       matmuls=len(self._pieces()))
 
     def _pieces(self):
         vocab = self.compiler.ends.vocab

@@ -98,9 +98,10 @@ class Load(wiring.Component):
         burst, buffer, targets = bursts.burst.payload, self._buffer, self._targets
         group = Signal(SCRATCH_ADDRESS_WIDTH + 1, reset_less=True)   # the top bit: beyond any scratchpad
         accepted, fits = Signal(), Signal()
-        m.d.sync += fits.eq((buffer.room >= burst.beats) & bursts.burst.valid & ~accepted)   # of this burst
+        # Of the burst at hand, which stands until it is accepted: there is room for its beats and its descriptor.
+        m.d.sync += fits.eq((buffer.room >= burst.beats) & targets.w_rdy & bursts.burst.valid & ~accepted)
         m.d.comb += [
-            self.read.request_valid.eq(bursts.burst.valid & fits & targets.w_rdy & ~self._failed),
+            self.read.request_valid.eq(fits & ~self._failed),
             self.read.request_region.eq(self.command.payload.region), self.read.request_offset.eq(burst.offset),
             self.read.request_beats.eq(burst.beats),
             accepted.eq(self.read.request_valid & self.read.request_ready),
@@ -126,7 +127,8 @@ class Load(wiring.Component):
             here.eq(buffer.valid & targets.r_rdy & ~self._failed),
             write.valid.eq(here & ~group[-1]), write.address.eq(group), write.data.eq(buffer.front),
             write.mask.eq(~0), written.eq(write.valid & write.ready), ends.eq(index + 1 == target.beats),
-            buffer.take.eq(written), targets.r_en.eq(written & ends), drained.eq(written & ends & target.last),
+            buffer.take.eq(written), targets.r_en.eq(written & ends),
+            drained.eq(written & ends & target.last & ~outside),
             outside.eq(here & (group[-1] | (write.ready & write.fault))),
         ]
         with m.If(written):

@@ -59,9 +59,9 @@ class Prefetch(wiring.Component):
         if not 1 <= burst_beats * width // 8 <= 4096 or burst_beats & (burst_beats - 1):
             raise ValueError(f"burst_beats must be a power of two, bursts at most 4096 bytes, not {burst_beats!r}")
         self._width, self._beats, self._burst_beats, self._int4 = width, beats, burst_beats, int4
-        # A block on its way: beats of data, whether scales and minima follow, last of its command.
+        # A block on its way: its last beat of data, its last beat, last of its command.
         self._block_layout = data.StructLayout({
-            "beats_minus_one": range(self._block), "scaled": 1, "minimum": 1, "last": 1})
+            "last_data": range(self._block), "last_beat": range(self._block + 2 * self._scale_beats), "last": 1})
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.STREAM))),
             "status": Out(UnitStatus()),
@@ -102,19 +102,25 @@ class Prefetch(wiring.Component):
         bad, fits = Signal(), Signal()
         plan, refused = Signal(), Signal()      # the next block is planned; the command is bad
         block = Signal(self._block_layout)
-        beats, block_ends = Signal(range(self._block + 1)), Signal()
+        # Of the next block: beats of data and in all, last of its tile; settled in FIT.
+        beats, all_beats = Signal(range(self._block + 1)), Signal.like(requests.add)
+        block_ends, beats_in_fit = Signal(), Signal.like(beats)
         entries = Cat(command.scaled & ~minimum, minimum)   # in the scale buffer
         whole = Mux(int4, self._block // 2, self._block)
         m.d.comb += [
-            block_ends.eq(left <= whole), beats.eq(Mux(block_ends, left, whole)),
-            block.beats_minus_one.eq(beats - 1), block.scaled.eq(command.scaled), block.minimum.eq(minimum),
+            beats_in_fit.eq(Mux(left <= whole, left, whole)),
+            block.last_data.eq(beats - 1), block.last_beat.eq(all_beats - 1),
             block.last.eq(block_ends & (tiles_left == 0)),
             requests.region.eq(command.region), requests.offset.eq(tile_offset),
             self._blocks.w_data.eq(block), self._blocks.w_en.eq(plan),
             self._data.reserve.eq(Mux(plan, beats, 0)), self._scales.reserve.eq(Mux(plan, entries, 0)),
-            requests.add.eq(Mux(plan, beats + self._scale_beats * entries, 0)),
+            requests.add.eq(Mux(plan, all_beats, 0)),
         ]
-        m.d.sync += fits.eq((self._data.room >= beats) & (self._scales.room >= entries))
+        m.d.sync += [
+            block_ends.eq(left <= whole), beats.eq(beats_in_fit),
+            all_beats.eq(beats_in_fit + self._scale_beats * entries),
+            fits.eq((self._data.room >= beats_in_fit) & (self._scales.room >= entries)),
+        ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -164,10 +170,10 @@ class Prefetch(wiring.Component):
                             m.next = "IDLE"
             with m.State("REFUSED"):
                 m.d.comb += refused.eq(requests.empty)
-        report_first(m, self.status,
-                     (requests.idle & refused, ErrorCode.BAD_FIELD),
-                     (requests.idle & requests.faulted, ErrorCode.READ_RANGE),
-                     (self.read.beat_valid & self.read.beat_error, ErrorCode.READ_RESPONSE))
+        self._failed = report_first(
+            m, self.status, (requests.idle & refused, ErrorCode.BAD_FIELD),
+            (requests.idle & requests.faulted, ErrorCode.READ_RANGE),
+            (self.read.beat_valid & self.read.beat_error, ErrorCode.READ_RESPONSE))
 
     def _narrow(self, command):
         """The command's weights are INT4; it has minima."""
@@ -181,18 +187,20 @@ class Prefetch(wiring.Component):
 
     def _build_arrival(self, m):
         """Sort the beats: of a block first the weights, then the scales, then the minima."""
-        block = Signal(self._block_layout)
+        # The block in work leaves the queue for a register, long before its first beat comes.
+        block, loaded = Signal(self._block_layout, reset_less=True), Signal()
         index = Signal(range(self._block + 2 * self._scale_beats))
         is_scale, block_ends = Signal(), Signal()
         m.d.comb += [
-            block.eq(self._blocks.r_data), self._blocks.r_en.eq(block_ends & self.read.beat_valid),
-            is_scale.eq(index > block.beats_minus_one),
-            block_ends.eq(index == block.beats_minus_one
-                          + self._scale_beats * Cat(block.scaled & ~block.minimum, block.minimum)),
+            self._blocks.r_en.eq(~loaded | (block_ends & self.read.beat_valid)),
+            is_scale.eq(block.last_data < index), block_ends.eq(index == block.last_beat),
             self._data.data.eq(self.read.beat), self._scales.data.eq(self.read.beat),
             self._data.write.eq(self.read.beat_valid & ~is_scale),
             self._scales.write.eq(self.read.beat_valid & is_scale),
         ]
         with m.If(self.read.beat_valid):
             m.d.sync += index.eq(Mux(block_ends, 0, index + 1))
-        m.d.sync += self.status.done.eq(self.read.beat_valid & block_ends & block.last)
+        with m.If(self._blocks.r_en):
+            m.d.sync += [block.eq(self._blocks.r_data), loaded.eq(self._blocks.r_rdy)]
+        m.d.sync += self.status.done.eq(self.read.beat_valid & block_ends & block.last & ~self.read.beat_error
+                                        & ~self._failed)

@@ -18,8 +18,8 @@ class ReadPort(wiring.Component):
 
     Requestor 0 goes first, then 1, and so on: the rare requestors stand before the one that would take everything.
     A requestor holds its request until it is accepted, or drops ``request_valid`` for at least a cycle to take it back.
-    A burst is accepted every 3 cycles at most, so bursts of 3 beats and more keep the bus busy.
-    Latency: 3 cycles from request to ARVALID, 1 cycle from R to the requestor. RREADY is always high.
+    A burst is accepted every 4 cycles at most, so bursts of 4 beats and more keep the bus busy.
+    Latency: 4 cycles from request to ARVALID, 1 cycle from R to the requestor. RREADY is always high.
 
     ``abort`` stops it: nothing new is issued (an ARVALID that is up stays up until ARREADY), and the beats outstanding
     are dropped. It works again when ``abort`` is low and ``idle`` was high; requestors are reset meanwhile.
@@ -85,12 +85,20 @@ class ReadPort(wiring.Component):
         return m
 
     def _build_request(self, m, owners, stopped):
-        """Choose, check, answer: one cycle each."""
+        """Choose, check in two steps, answer: one cycle each."""
         axi, beat_log = self.axi, (self._width // 8).bit_length() - 1
         chosen = Signal(range(self._requestors))
         gone = Signal()       # the request in work was taken back
         m.d.comb += gone.eq(stopped | ~Array(port.request_valid for port in self.requests)[chosen])
         region, offset, beats = Signal(3), Signal(32), Signal(9)
+        inside, free = Signal(), Signal()
+        ready, taken = Signal(), Signal()
+        # Only this FSM takes room away, and not in the cycles before an answer: free may be a cycle old. No answer
+        # depends on what the requestor does in its cycle; a request that is taken back in it is not taken.
+        m.d.sync += free.eq(owners.w_rdy & ~axi.arvalid)
+        m.d.comb += [taken.eq(ready & inside & ~gone), owners.w_data.eq(chosen), owners.w_en.eq(taken)]
+        for i, port in enumerate(self.requests):
+            m.d.comb += [port.request_ready.eq(ready & (chosen == i)), port.fault.eq(ready & ~inside)]
         with m.FSM():
             with m.State("CHOOSE"):
                 for i, port in reversed(list(enumerate(self.requests))):
@@ -114,19 +122,17 @@ class ReadPort(wiring.Component):
                     end.eq(offset[:PAGE_LOG] + (beats << beat_log)), rest.eq(size[:PAGE_LOG]),
                     address.eq(base + offset),
                 ]
+                m.next = "COMPARE"
+                with m.If(gone):
+                    m.next = "CHOOSE"
+            with m.State("COMPARE"):
+                m.d.sync += inside.eq(before | (same & (end <= rest)))
                 m.next = "ANSWER"
                 with m.If(gone):
                     m.next = "CHOOSE"
             with m.State("ANSWER"):
-                inside, answer = Signal(), Signal()
-                m.d.comb += [
-                    inside.eq(before | (same & (end <= rest))),
-                    answer.eq(~gone & (~inside | (owners.w_rdy & (~axi.arvalid | axi.arready)))),
-                    owners.w_data.eq(chosen), owners.w_en.eq(answer & inside),
-                ]
-                for i, port in enumerate(self.requests):
-                    m.d.comb += [port.request_ready.eq(answer & (chosen == i)), port.fault.eq(answer & ~inside)]
-                with m.If(answer & inside):
+                m.d.comb += ready.eq(free | ~inside)
+                with m.If(taken):
                     m.d.sync += [axi.arvalid.eq(1), axi.araddr.eq(address), axi.arlen.eq(beats - 1)]
-                with m.If(answer | gone):
+                with m.If(ready | gone):
                     m.next = "CHOOSE"

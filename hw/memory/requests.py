@@ -50,10 +50,11 @@ class RunRequests(wiring.Component):
         region, offset = Signal(3, reset_less=True), Signal(32, reset_less=True)
         waiting = Signal(range(self._burst_beats + self._most + 1))
         out = Signal(range(self._beats_out + 1))
-        limit, beats = Signal(range(self._burst_beats + 1)), Signal(range(self._burst_beats + 1))
+        # Beats from offset to a burst's end, never 0: nothing waiting is not a whole burst.
+        limit = Signal(range(self._burst_beats + 1), init=self._burst_beats, reset_less=True)
+        beats = Signal(range(self._burst_beats + 1))
         whole, send, accepted = Signal(), Signal(), Signal()
         m.d.comb += [
-            limit.eq(self._burst_beats - offset[self._beat_log:self._beat_log + self._burst_log]),
             whole.eq(waiting >= limit), beats.eq(Mux(whole, limit, waiting)),
             self.wants.eq(waiting < self._burst_beats), self.empty.eq(waiting == 0),
             self.idle.eq((out == 0) & ~read.request_valid),
@@ -67,9 +68,11 @@ class RunRequests(wiring.Component):
             m.d.sync += [
                 read.request_valid.eq(1), read.request_region.eq(region), read.request_offset.eq(offset),
                 read.request_beats.eq(beats), offset.eq(offset + (beats << self._beat_log)),
+                limit.eq(Mux(whole, self._burst_beats, limit - waiting)),
             ]
         with m.If(self.start):
-            m.d.sync += [region.eq(self.region), offset.eq(self.offset)]
+            m.d.sync += [region.eq(self.region), offset.eq(self.offset),
+                         limit.eq(self._burst_beats - self.offset[self._beat_log:self._beat_log + self._burst_log])]
         m.d.sync += [
             waiting.eq(waiting + self.add - Mux(send, beats, 0)),
             out.eq(out + Mux(accepted & ~read.fault, read.request_beats, 0) - read.beat_valid),

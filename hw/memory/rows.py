@@ -41,8 +41,8 @@ class Rows(wiring.Component):
         m = Module()
         transfer, row = self.transfer, self.row.payload
         rows_left, planes_left = Signal(16, reset_less=True), Signal(16, reset_less=True)  # behind this one
-        last_row = Signal()
-        m.d.comb += [last_row.eq(rows_left == 0), row.last.eq(last_row & (planes_left == 0))]
+        last_row, last_plane = Signal(reset_less=True), Signal(reset_less=True)     # none is left behind this one
+        m.d.comb += row.last.eq(last_row & last_plane)
         for name, row_stride, plane_stride in (
             ("offset", transfer.row_stride, transfer.plane_stride),
             ("scratch", transfer.scratch_row_stride, transfer.scratch_plane_stride),
@@ -57,11 +57,13 @@ class Rows(wiring.Component):
                 with m.If(last_row):
                     m.d.sync += plane.eq(following)
         with m.If(self.start):
-            m.d.sync += [self.row.valid.eq(1), rows_left.eq(transfer.rows - 1), planes_left.eq(transfer.planes - 1)]
+            m.d.sync += [self.row.valid.eq(1), rows_left.eq(transfer.rows - 1), planes_left.eq(transfer.planes - 1),
+                         last_row.eq(transfer.rows == 1), last_plane.eq(transfer.planes == 1)]
         with m.Elif(self.row.valid & self.row.ready):
-            m.d.sync += [self.row.valid.eq(~row.last), rows_left.eq(rows_left - 1)]
+            m.d.sync += [self.row.valid.eq(~row.last), rows_left.eq(rows_left - 1), last_row.eq(rows_left == 1)]
             with m.If(last_row):
-                m.d.sync += [rows_left.eq(transfer.rows - 1), planes_left.eq(planes_left - 1)]
+                m.d.sync += [rows_left.eq(transfer.rows - 1), planes_left.eq(planes_left - 1),
+                             last_row.eq(transfer.rows == 1), last_plane.eq(planes_left == 1)]
         return m
 
 

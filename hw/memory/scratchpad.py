@@ -1,7 +1,7 @@
 """The FP32 scratchpad: one block RAM of groups, one group read and one written a cycle."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In
 
 from ..ports import SCRATCH_ADDRESS_WIDTH, ScratchRead, ScratchWrite
@@ -16,10 +16,11 @@ class Scratchpad(wiring.Component):
     """Memory of ``groups`` groups of ``width`` bits, shared by two readers and three writers.
 
     Latency: read data comes ``delay`` cycles after its request was taken. A read taken at least ``write_delay`` cycles
-    after a write was taken returns it. Throughput: one read and one write a cycle.
+    after a write was taken returns it, of writers 1 and 2 a cycle earlier. Throughput: one read and one write a cycle;
+    a reader that begins to ask may wait a cycle for its turn.
 
-    What a read returns that is taken together with, or in the cycle after, a write to the same group is undefined:
-    units never do that, as programs wait for the writer's command before they issue the reader's.
+    What a read returns that is taken sooner than that after a write to the same group is undefined: units never do
+    that, as programs wait for the writer's command before they issue the reader's.
 
     Parameters
     ----------
@@ -28,12 +29,12 @@ class Scratchpad(wiring.Component):
 
     Members
     -------
-    readers : In(ScratchRead), array of 2     take turns when both ask
-    writers : In(ScratchWrite), array of 3    the first one asking wins; writer 0 is always taken
+    readers : In(ScratchRead), array of 2     take turns when both ask; whose turn it is, was settled the cycle before
+    writers : In(ScratchWrite), array of 3    the first one asking wins; writer 0 is always taken, a cycle ahead
     """
 
     delay = 2
-    write_delay = 2
+    write_delay = 3
 
     def __init__(self, *, groups, width):
         if not (2 <= groups <= 1 << SCRATCH_ADDRESS_WIDTH and groups & (groups - 1) == 0):
@@ -61,19 +62,17 @@ class Scratchpad(wiring.Component):
 
     def _build_read(self, m, port):
         first, second = self.readers
-        turn = Signal()                     # the reader that wins when both ask
+        turn = Signal()                     # the reader that is taken
         owner = [Signal(READERS, name=f"owner_{i}") for i in ("memory", "output")]
         fault = [Signal(name=f"fault_{i}") for i in ("memory", "output")]
         address = Signal(SCRATCH_ADDRESS_WIDTH)
         output = Signal(self._width, reset_less=True)
         m.d.comb += [
-            first.ready.eq(~(second.valid & turn)),
-            second.ready.eq(~first.valid | turn),
-            address.eq(Mux(second.valid & second.ready, second.address, first.address)), port.addr.eq(address),
+            first.ready.eq(~turn), second.ready.eq(turn),
+            address.eq(Mux(turn, second.address, first.address)), port.addr.eq(address),
         ]
         taken = Cat(reader.valid & reader.ready for reader in self.readers)
-        with m.If(taken.any()):
-            m.d.sync += turn.eq(taken[0])
+        m.d.sync += turn.eq(second.valid & ~(first.valid & turn))
         # Stage 1: memory. Stage 2: its output register.
         m.d.sync += [
             owner[0].eq(taken), fault[0].eq(self._outside(address)),
@@ -85,18 +84,28 @@ class Scratchpad(wiring.Component):
                          reader.fault.eq(owner[1][i] & fault[1])]
 
     def _build_write(self, m, port):
-        # The winner is registered before the memory, which lies far from the writers.
+        # Writer 0 waits a cycle, so that ready does not depend on what it does now. The winner is registered before the
+        # memory, which lies far from the writers.
         enable = Signal()
-        mask, data = Signal.like(port.en), Signal.like(port.data, reset_less=True)
+        mask, word = Signal.like(port.en), Signal.like(port.data, reset_less=True)
         address = Signal.like(port.addr, reset_less=True)
-        m.d.comb += [port.addr.eq(address), port.data.eq(data), port.en.eq(Mux(enable, mask, 0))]
+        m.d.comb += [port.addr.eq(address), port.data.eq(word), port.en.eq(Mux(enable, mask, 0))]
         m.d.sync += enable.eq(0)
-        for i, writer in enumerate(self.writers):
-            outside = self._outside(writer.address)
-            chosen = writer.valid & writer.ready
-            m.d.comb += [writer.ready.eq(~Cat(earlier.valid for earlier in self.writers[:i]).any()),
-                         writer.fault.eq(chosen & outside)]
-            with m.If(chosen):
-                m.d.sync += [address.eq(writer.address), data.eq(writer.data), mask.eq(writer.mask),
-                             enable.eq(~outside)]
+        ahead, *others = self.writers
+        first = Signal(data.StructLayout({"address": SCRATCH_ADDRESS_WIDTH, "data": self._width, "mask": len(mask)}),
+                       reset_less=True)
+        first_valid = Signal()
+        m.d.sync += [first_valid.eq(ahead.valid), first.address.eq(ahead.address), first.data.eq(ahead.data),
+                     first.mask.eq(ahead.mask)]
+        m.d.comb += ahead.ready.eq(1)
+        sources = [(first_valid, first)]
+        for writer in others:
+            m.d.comb += writer.ready.eq(~Cat(valid for valid, _ in sources).any())
+            sources.append((writer.valid, writer))
+        for writer in self.writers:
+            m.d.comb += writer.fault.eq(self._outside(writer.address))
+        for valid, source in reversed(sources):
+            with m.If(valid):
+                m.d.sync += [address.eq(source.address), word.eq(source.data), mask.eq(source.mask),
+                             enable.eq(~self._outside(source.address))]
         return m

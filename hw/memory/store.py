@@ -28,8 +28,9 @@ class Store(wiring.Component):
     Throughput: a beat, or an element, a cycle. Data is fetched before its burst is issued, so that W never waits for
     the scratchpad. ``done`` comes after the last response of the command; the next one starts then.
 
-    ``abort`` ends the command in work: no AW is raised any more, beats still owed are sent without strobes. The unit
-    is ready for a command when ``idle`` is high and ``abort`` low. It is not to be reset in another way.
+    ``abort``, held for 2 cycles at least, ends the command in work: from the third cycle on no AW is raised, beats
+    still owed are sent without strobes, and ``idle`` says when that is over. The unit is ready for a command once
+    ``abort`` is low then. It is not to be reset in another way.
 
     Errors: BAD_FIELD: rows, planes or count is 0; for ROW an address or stride is not a multiple of a beat; for others
     an address or stride in memory is not a multiple of the element, or one in the scratchpad not of its source (BYTE 1,
@@ -68,7 +69,7 @@ class Store(wiring.Component):
                                              burst_beats=self._burst_beats, tag=beat_tag(beat_log))
         engine = StoreEngine(address_width=self._address_width, group_words=self._group_words,
                              burst_beats=self._burst_beats)
-        stopping, stopped = Signal(), Signal()
+        stopped = Signal()      # from abort until everything outstanding is done
         reading = Signal(Scratchpad.delay)      # reads under way, which come back whatever happens
         m.submodules.engine = ResetInserter(stopped)(engine)
         for inner, outer in ((engine.command, self.command), (engine.read, self.read), (port.axi, self.axi),
@@ -77,12 +78,12 @@ class Store(wiring.Component):
         wiring.connect(m, engine.burst, port.burst)
         wiring.connect(m, engine.beat, port.beat)
         m.d.comb += [
-            stopped.eq(self.abort | stopping), port.abort.eq(stopped), self.idle.eq(port.idle & (reading == 0)),
+            port.abort.eq(stopped), self.idle.eq(port.idle & (reading == 0)),
             engine.regions.eq(self.regions), engine.tag.eq(port.tag), engine.last.eq(port.last),
             engine.port_idle.eq(port.idle), engine.port_error.eq(port.error),
             self.beat.eq(self.axi.wvalid & self.axi.wready),
         ]
-        m.d.sync += [stopping.eq(stopped & ~self.idle),
+        m.d.sync += [stopped.eq(self.abort | (stopped & ~self.idle)),
                      reading.eq(Cat(self.read.valid & self.read.ready, reading))]
         return m
 
@@ -114,8 +115,6 @@ class StoreEngine(wiring.Component):
         m = Module()
         self._starting, self._bad, self._outside = Signal(), Signal(), Signal()
         self._committed = Signal()      # the command's last burst went to the port
-        self._item_out = Signal(self._item)
-        self._item_valid, self._item_ready = Signal(), Signal()
         m.submodules.rows = self._rows = Rows()
         m.submodules.bursts = self._bursts = Bursts(beat_bytes=self._width // 8, burst_beats=self._burst_beats)
         m.submodules.fetch = self._fetch = fetch = GroupFetch(
@@ -197,29 +196,28 @@ class StoreEngine(wiring.Component):
         self._row_slot = following.slot
 
     def _build_items(self, m):
-        """Stage 1: a burst, and where its element lies in the scratchpad's group."""
-        bursts, item = self._bursts, self._item_out
+        """Stage 1: a burst, and where its element lies in the scratchpad's group. The queue behind it keeps the bus's
+        ready signals away from all that comes before."""
+        bursts, burst, item = self._bursts, self._bursts.burst.payload, Signal(self._item)
+        m.submodules.items = self._items = items = SyncFIFO(width=self._item.size, depth=2)
         slot, first = Signal(self._beat_log), Signal()
         following = Signal(self._beat_log + 1)
-        m.d.comb += [following.eq(slot + self._step),
-                     bursts.burst.ready.eq(~self._item_valid | self._item_ready)]
-        with m.If(bursts.burst.ready):
-            burst = bursts.burst.payload
-            m.d.sync += [
-                self._item_valid.eq(bursts.burst.valid),
-                item.offset.eq(burst.offset), item.beats.eq(burst.beats), item.last.eq(burst.last),
-                item.row_ends.eq(burst.last_of_run), item.slot.eq(slot),
-                item.group_begins.eq(first | (slot == 0)),
-                item.group_ends.eq(burst.last_of_run | following[-1]),
-            ]
-            with m.If(bursts.burst.valid):
-                m.d.sync += [slot.eq(following), first.eq(0)]
+        m.d.comb += [
+            following.eq(slot + self._step),
+            item.offset.eq(burst.offset), item.beats.eq(burst.beats), item.last.eq(burst.last),
+            item.row_ends.eq(burst.last_of_run), item.slot.eq(slot),
+            item.group_begins.eq(first | (slot == 0)),
+            item.group_ends.eq(burst.last_of_run | following[-1]),
+            items.w_data.eq(item), items.w_en.eq(bursts.burst.valid), bursts.burst.ready.eq(items.w_rdy),
+        ]
+        with m.If(bursts.burst.valid & bursts.burst.ready):
+            m.d.sync += [slot.eq(following), first.eq(0)]
         with m.If(bursts.run.valid & bursts.run.ready):
             m.d.sync += [slot.eq(self._row_slot), first.eq(1)]
 
     def _build_check(self, m):
         """Stage 2: region and range. Then the burst waits until its groups are stored, and goes to the port."""
-        item, beat_log, burst = self._item_out, self._beat_log, self.burst
+        item, beat_log, burst = data.View(self._item, self._items.r_data), self._beat_log, self.burst
         region = self.command.payload.region
         base, size, writable = Signal(self._address_width), Signal(32), Signal()
         m.d.comb += [signal.eq(Array(entry[name] for entry in self.regions)[region])
@@ -242,13 +240,13 @@ class StoreEngine(wiring.Component):
         m.d.comb += [
             burst.valid.eq(valid & inside & (available >= need) & ~self._failed),
             commit.eq(burst.valid & burst.ready), self._committed.eq(commit & last),
-            self._outside.eq(valid & ~inside), self._item_ready.eq(~valid | commit),
+            self._outside.eq(valid & ~inside), self._items.r_en.eq(~valid | commit),
         ]
         m.d.sync += available.eq(available + self._fetch.arrived - Mux(commit, need, 0))
-        with m.If(self._item_ready):
+        with m.If(self._items.r_en):
             address = Cat(Const(0, beat_log), item.offset[beat_log:])
             m.d.sync += [
-                valid.eq(self._item_valid), last.eq(item.last), burst.payload.beats.eq(item.beats),
+                valid.eq(self._items.r_rdy), last.eq(item.last), burst.payload.beats.eq(item.beats),
                 burst.payload.address.eq(base + address),
                 inside.eq((Cat(end_byte, end_beat, high) < size) & writable & (region < REGIONS)),
                 need.eq(Mux(self._element == Element.ROW, item.beats, item.group_begins)),

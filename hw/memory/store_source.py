@@ -50,21 +50,21 @@ class GroupFetch(wiring.Component):
         m.submodules.buffer = buffer = ReplayBuffer(width=self._width, entries=self._entries)
         read, row = self.read, self.row
         group, left = Signal(SCRATCH_ADDRESS_WIDTH + 1, reset_less=True), Signal(32)
-        active, asked, room = Signal(), Signal(), Signal()
+        some, active, asked, room = Signal(), Signal(), Signal(), Signal()    # some: groups are left
         m.d.sync += room.eq(buffer.room > 1)    # one may be asked for in this cycle
         m.d.comb += [
-            active.eq((left != 0) & ~self.hold),
+            active.eq(some & ~self.hold),
             read.valid.eq(active & ~group[-1] & room), read.address.eq(group),
             asked.eq(read.valid & read.ready), buffer.reserve.eq(asked),
-            row.ready.eq(left == 0),
+            row.ready.eq(~some),
             self.arrived.eq(read.data_valid), buffer.write.eq(read.data_valid), buffer.data.eq(read.data),
             self.fault.eq((active & group[-1]) | (read.data_valid & read.fault)),
             self.valid.eq(buffer.valid), self.front.eq(buffer.front), buffer.take.eq(self.take),
         ]
         with m.If(asked):
-            m.d.sync += [group.eq(group + 1), left.eq(left - 1)]
+            m.d.sync += [group.eq(group + 1), left.eq(left - 1), some.eq(left != 1)]
         with m.If(row.valid & row.ready):
-            m.d.sync += [group.eq(row.payload.group), left.eq(row.payload.groups)]
+            m.d.sync += [group.eq(row.payload.group), left.eq(row.payload.groups), some.eq(1)]
         return m
 
 

@@ -8,7 +8,7 @@ from ..ports import AxiWrite
 
 __all__ = ["WritePort"]
 
-OUTSTANDING = 32
+OUTSTANDING = 32    # a power of two
 
 
 class WritePort(wiring.Component):
@@ -52,17 +52,19 @@ class WritePort(wiring.Component):
         axi, burst, beat = self.axi, self.burst, self.beat
         left = Signal(range(self._burst_beats + 1))       # beats not yet put on the bus
         pending = Signal(range(OUTSTANDING + 1))
+        owed = Signal()                                   # left is not 0
         room, step, accepted, answered = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            room.eq(~axi.wvalid | axi.wready), self.last.eq(left == 1),
-            beat.ready.eq(room & (left != 0) & ~self.abort),
-            step.eq(room & (left != 0) & (beat.valid | self.abort)),
-            burst.ready.eq((~axi.awvalid | axi.awready) & ((left == 0) | (step & self.last))
-                           & (pending != OUTSTANDING) & ~self.abort),
+            room.eq(~axi.wvalid | axi.wready),
+            beat.ready.eq(room & owed & ~self.abort),
+            step.eq(room & owed & (beat.valid | self.abort)),
+            # With the last beat's step, spelt out as that drives the whole data path; last is low where none is owed.
+            burst.ready.eq((~axi.awvalid | axi.awready) & (~owed | (room & self.last & beat.valid))
+                           & ~pending[-1] & ~self.abort),
             accepted.eq(burst.valid & burst.ready),
             axi.bready.eq(pending != 0), answered.eq(axi.bvalid & axi.bready),
             self.error.eq(answered & (axi.bresp != 0)),
-            self.idle.eq((pending == 0) & ~axi.awvalid & ~axi.wvalid & (left == 0)),
+            self.idle.eq((pending == 0) & ~axi.awvalid & ~axi.wvalid & ~owed),
         ]
         m.d.sync += pending.eq(pending + accepted - answered)
         with m.If(axi.awready):
@@ -71,11 +73,13 @@ class WritePort(wiring.Component):
             m.d.sync += axi.wvalid.eq(step)
         with m.If(step):
             m.d.sync += [axi.wdata.eq(beat.payload.data), axi.wlast.eq(self.last), left.eq(left - 1),
+                         owed.eq(~self.last), self.last.eq(left == 2),
                          axi.wstrb.eq(beat.payload.strobe)]
             with m.If(self.abort):
                 m.d.sync += axi.wstrb.eq(0)
         with m.If(accepted):
             m.d.sync += [axi.awvalid.eq(1), axi.awaddr.eq(burst.payload.address),
                          axi.awlen.eq(burst.payload.beats - 1), left.eq(burst.payload.beats),
+                         owed.eq(1), self.last.eq(burst.payload.beats == 1),
                          self.tag.eq(burst.payload.tag)]
         return m

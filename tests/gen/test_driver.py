@@ -56,7 +56,7 @@ class MachineTransport:
 
     def _run(self):
         r = self.registers
-        arguments = tuple(r[f"argument{i}"] for i in range(2))
+        arguments = tuple(r[f"argument{i}"] for i in range(3))
         self.runs.append((r["program"], arguments))
         if self.failure:
             r["error_code"], r["error_address"] = self.failure
@@ -136,8 +136,9 @@ def test_tokens_as_the_golden_model_chooses_them(generator, transport, compiled,
         [compiled.prefill] * portions + [compiled.decode] * (count - 1)
     places = [step.position for step in generator.steps] + [CONTEXT]
     assert places[0] == 0 and [step.tokens for step in generator.steps] == np.diff(places).tolist()
+    more = [1] * (portions - 1) + [0] * count   # lm_head behind the last portion of the prompt alone
     assert [arguments for _, arguments in transport.runs] == \
-        [(step.position, step.tokens) for step in generator.steps]
+        [(step.position, step.tokens, more) for step, more in zip(generator.steps, more, strict=True)]
     assert {step.counters["cycles"] for step in generator.steps} == {1234}
 
 

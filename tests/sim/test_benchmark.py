@@ -95,13 +95,14 @@ def test_gemm_shapes(machine, tmp_path, monkeypatch, number_format):
         return measure(bench, preset, size, *rest)
 
     monkeypatch.setattr(benchmark_shapes, "_measure", measured)
-    *each, worst = gemm_shapes(on(tmp_path), "micro", number_format)
+    *each, best, worst = gemm_shapes(on(tmp_path), "micro", number_format)
     assert [figure.name for figure in each if figure.kind == "measured"] == [
         f"gemm-{number_format}-micro-8x{k}x{n}" for k in (33, 64) for n in (8, 16)]
     shares = [8 * n * k / peak / (5_000 + 10 * n) for n, k in ((60, 33), (100, 64), (20, 64))]
     assert [figure.value for figure in each if figure.kind == "derived"] == pytest.approx(shares)
     assert worst.value == pytest.approx(min(shares)) and worst.goal == 0.9 and worst.kind == "derived"
     assert worst.configuration["products"] == ["c"]
+    assert best.value == pytest.approx(max(shares)) and best.goal == 0.995 and best.title != worst.title
 
 
 def on(folder, open_model=None):
@@ -178,12 +179,14 @@ def test_unknown_name(capsys):
 def test_decode_counts_bytes_that_must_move(machine, tmp_path, smollm2):
     """SmolLM2's layer 0 at a context of 64: weights and scales, K and V with theirs."""
     machine.cycles = 300_000
-    share, moved, speed, token = benchmark.decode(on(tmp_path, lambda: (smollm2, [1, 2, 3])), "medium", contexts=(64,))
+    bench = on(tmp_path, lambda: (smollm2, [1, 2, 3]))
+    share, moved = benchmark.decode(bench, "medium", contexts=(64,))
     assert not share.problems
     weights = (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) * 34 // 32
     cache = 64 * 3 * (2 * 64 + 2 * 2 + 4)
     assert share.value == (weights + cache) / (300_000 * 16)
     assert moved.value == 60_000 * 16 / (weights + cache) and moved.at_most and moved.goal == 1.03
+    speed, token = benchmark.simulation(bench, "medium", context=64)
     assert speed.value == 150_000 and speed.met
     assert token.value == pytest.approx((30 * 300_000 + 49152 * 576 * 34 / 32 / 16) / 150_000) and token.met
 
@@ -283,8 +286,15 @@ def test_readme(machine, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_gemm_on_hardware(tmp_path):
-    (figure,) = gemm(on(tmp_path), "micro", size=SIZE)
+def test_on_hardware(tmp_path):
+    """A GEMM, and a decode step of a whole model: right, and each cycle told once."""
+    bench = on(tmp_path)
+    (figure,) = gemm(bench, "micro", size=SIZE)
     assert not figure.problems
     assert 0.5 < figure.value < 1
     assert figure.counters[0]["matmul_busy"] >= MACS / 8
+    (step,) = benchmark_models.decode_on_chip(bench, "micro", context=4)
+    assert not step.problems
+    assert 1 < step.value < 3
+    for each in (figure, step):
+        assert sum(each.spent.values()) == pytest.approx(each.counters[0]["cycles"], rel=0.01)

@@ -1,16 +1,24 @@
-"""A bridge in Amaranth's simulator: bytes to it and from it, and registers, memory and interrupt behind it."""
+"""Both ends of the link: a bridge in Amaranth's simulator with all around it, and a board in Python for the host."""
 
+import os
 import random
+import select
 import struct
+import threading
+import time
+import tty
 from zlib import crc32
 
 import pytest
 from amaranth.sim import Simulator
 
 from tilewright.fpga.link.bridge import HostBridge
+from tilewright.fpga.link.protocol import Answer, Command, Identity, Status, pack_answer, request_status
 
 CLOCK_HZ, MEMORY_BYTES = 50_000_000, 6 * 1024
 UNBACKED = 0x100
+IDLE = 0.02
+WRITES = (Command.WRITE_REGISTERS, Command.WRITE_MEMORY)
 
 
 def with_crc(data):
@@ -235,3 +243,122 @@ def make_bench():
         print(f"seed {options.get('seed', 1)}")
         return Bench(**options)
     return make
+
+
+class Board(threading.Thread):
+    """Takes requests byte by byte from a pseudo-terminal and carries them out.
+
+    ``baud`` and ``latency`` (seconds until an answer arrives) shape the line; ``hear`` and ``say`` are what becomes of
+    bytes on it; ``act(board, command)`` may return a status instead of letting the request through;
+    ``register_written(offset, value)`` is told of writes.
+    """
+
+    def __init__(self, *, memory_bytes=256 * 1024, seed=4):
+        super().__init__(daemon=True)
+        self.rng = random.Random(seed)
+        self.memory, self.registers = bytearray(self.rng.randbytes(memory_bytes)), dict.fromkeys(range(0, 1024, 4), 0)
+        self.written, self.interrupt_after, self.fresh, self.version = [], 0, True, 1
+        self.baud, self.latency, self.busy = 0, 0.0, 0.0
+        self.hear = self.say = lambda data: data
+        self.act = lambda board, command: None
+        self.register_written = lambda offset, value: None
+        self.end, far = os.openpty()
+        tty.setraw(far)
+        self.port, self._far = os.ttyname(far), far
+        self.line, self._frame, self._last = 0.0, b"", 0.0
+        self._out, self._ending, self._repeat = [], False, None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ending = True
+        self.join()
+        os.close(self.end)
+        os.close(self._far)
+
+    def run(self):
+        while not self._ending:
+            if select.select([self.end], [], [], 0.002)[0]:
+                data = os.read(self.end, 4096)
+                now = time.monotonic()
+                if self._frame and now - self._last > IDLE:
+                    self._frame = b""
+                self._last = now
+                for byte in self.hear(data):
+                    if self.baud:
+                        self.line = max(self.line, now) + 10 / self.baud
+                        self.busy += 10 / self.baud
+                    self._take(byte)
+            while self._out and self._out[0][0] <= time.monotonic():
+                os.write(self.end, self._out.pop(0)[1])
+
+    def _take(self, byte):
+        self._frame += bytes([byte])
+        if self._frame[0] != 0xA5:
+            self._frame = b""
+        elif len(self._frame) == 14:
+            if crc32(self._frame[:10]) != int.from_bytes(self._frame[10:], "little"):
+                self._frame = b""
+                return
+            _, command, _, length, address = self._header()
+            status = request_status(command, address, length, memory_bytes=len(self.memory), register_bytes=1024)
+            if command not in WRITES or status == Status.BAD_LENGTH:
+                self._answer(status)
+        elif len(self._frame) > 14 and len(self._frame) == 14 + self._header()[3] + 4:
+            payload, crc = self._frame[14:-4], int.from_bytes(self._frame[-4:], "little")
+            _, command, _, length, address = self._header()
+            self._answer(request_status(command, address, length, memory_bytes=len(self.memory), register_bytes=1024)
+                         if crc32(payload) == crc else Status.BAD_CRC, payload)
+
+    def _header(self):
+        sync, command, sequence, length, low, high = struct.unpack("<BBBHIB", self._frame[:10])
+        return sync, command, sequence, length, low | high << 32
+
+    def _answer(self, status, payload=b""):
+        _, command, sequence, length, address = self._header()
+        self._frame, data, interrupt = b"", b"", False
+        if status == Status.OK and (instead := self.act(self, command)) is not None:
+            status = instead
+        if status == Status.OK:
+            self.fresh &= command != Command.IDENTIFY
+            repeated, self._repeat = self._repeat == (command, sequence), None
+            if command == Command.WRITE_REGISTERS:
+                self._repeat = command, sequence
+                if not repeated:
+                    for i, (value,) in enumerate(struct.iter_unpack("<I", payload)):
+                        self.registers[address + 4 * i] = value
+                        self.written.append((address + 4 * i, value))
+                        self.register_written(address + 4 * i, value)
+            elif command == Command.WRITE_MEMORY:
+                self.memory[address:address + length] = payload
+            elif command == Command.READ_MEMORY:
+                data = bytes(self.memory[address:address + length])
+            elif command == Command.READ_REGISTERS:
+                data = b"".join(struct.pack("<I", self.registers[address + i]) for i in range(0, length, 4))
+            elif command == Command.IDENTIFY:
+                data = Identity(version=self.version, beat_bytes=8, memory_bytes=len(self.memory),
+                                clock_hz=CLOCK_HZ).pack()
+            elif command == Command.WAIT:
+                self.interrupt_after -= 1
+                interrupt = self.interrupt_after < 0
+        frame = self.say(pack_answer(Answer(command=command, sequence=sequence, status=status, interrupt=interrupt,
+                                            fresh=self.fresh, payload=data)))
+        self._out.append((max(self.line, time.monotonic()) + self.latency, frame))
+
+    def reset(self):
+        self.fresh, self._repeat = True, None
+
+
+@pytest.fixture
+def make_board():
+    """Makes a Board, a context manager."""
+    return Board
+
+
+@pytest.fixture
+def board():
+    print("seed 4")
+    with Board() as board:
+        yield board

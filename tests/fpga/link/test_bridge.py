@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from tilewright.fpga.link.protocol import Command, Status
+from tilewright.fpga.link.protocol import Command, Status, request_status
 
 LONG = 10_000    # cycles of patience where nothing goes wrong
 
@@ -18,7 +18,7 @@ async def works(bench, sequence=0x77):
     assert answer == (Command.READ_MEMORY, sequence + 1, Status.OK, bytes(bench.memory[64:80]))
 
 
-@pytest.mark.parametrize("width", [32, pytest.param(64, marks=pytest.mark.slow), 128])
+@pytest.mark.parametrize("width", [128, *(pytest.param(width, marks=pytest.mark.slow) for width in (32, 64))])
 def test_memory_in_pieces_of_any_size_and_place(make_bench, width):
     async def body(bench):
         rng, expected = random.Random(3), bytearray(bench.memory)
@@ -102,6 +102,26 @@ def test_lengths_and_commands_that_are_refused(make_bench):
         await bench.cycles(2 * bench.patience)
         await works(bench)
     make_bench().run(body)
+
+
+def test_headers_are_judged_as_the_model_does(make_bench):
+    async def body(bench):
+        rng, seen = random.Random(17), set()
+        for i in range(60):
+            command = rng.choice((1, 2, 4, 4, 5, 9))
+            length = rng.choice((0, 4, 8, 40, 1024, 1028, rng.randrange(1 << 16)))
+            address = rng.choice((0, 8, 1016, 1020, 1024, bench.memory_bytes - 1024, bench.memory_bytes - 8,
+                                  bench.memory_bytes, rng.getrandbits(40) & ~3, rng.randrange(bench.memory_bytes)))
+            status = request_status(command, address, length, memory_bytes=bench.memory_bytes, register_bytes=1024)
+            if command == Command.WRITE_MEMORY and status != Status.BAD_LENGTH:
+                continue      # a payload would follow
+            if command == Command.READ_REGISTERS and address <= bench.unbacked < address + length:
+                continue      # the bus would refuse it
+            seen.add((command, status))
+            answer = await bench.ask(command, i, address=address, length=length)
+            assert answer[:3] == (command, i, status), (address, length)
+        assert len(seen) >= 8
+    make_bench(patience=LONG).run(body)
 
 
 def test_a_payload_with_a_wrong_bit_changes_nothing(make_bench):

@@ -49,3 +49,19 @@ module sdram_top #(
         .dq_in(dq_o), .dq_in_enable(dq_oe), .dq_out(dq_i), .dq_out_enable(dq_i_enable)
     );
 endmodule
+
+// Lattice's I/O flip-flops, as far as the controller uses them: clocked always, never cleared.
+
+module IFS1P3DX (input wire SCLK, SP, CD, D, output reg Q);
+    always @(posedge SCLK) Q <= D;
+endmodule
+
+module OFS1P3DX (input wire SCLK, SP, CD, D, output reg Q);
+    initial Q = 1'b0;
+    always @(posedge SCLK) Q <= D;
+endmodule
+
+module OFS1P3BX (input wire SCLK, SP, PD, D, output reg Q);
+    initial Q = 1'b1;
+    always @(posedge SCLK) Q <= D;
+endmodule

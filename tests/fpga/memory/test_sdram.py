@@ -5,6 +5,7 @@ The rates measured lie in build/tests/sdram_rates.json afterwards.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,20 @@ BUILD = ROOT / "build" / "tests"
 CLOCK = 100e6
 
 
-def compile_top(name, *, width, clock_hz=CLOCK, part="as4c16m16sa-7", access=1):
-    """Runner and folder of a build of controller and model."""
+def compile_top(name, *, width, clock_hz=CLOCK, timing=PARTS["as4c16m16sa-7"], access=1, power_up=2000,
+                registers="fabric"):
+    """Runner, folder and controller of a build with the model; the pause after power-up is shortened for both."""
     folder = BUILD / f"sdram-{name}"
-    timing = PARTS[part] if part in PARTS else slowest(*PARTS)
-    controller = SdramController(width=width, clock_hz=clock_hz, timing=timing, capture_delay=access)
-    emit(controller, name="sdram", path=folder / "sdram.v")
+    timing = replace(timing, power_up=power_up)
+    controller = SdramController(width=width, clock_hz=clock_hz, timing=timing, capture_delay=access,
+                                 registers=registers)
+    folder.mkdir(parents=True, exist_ok=True)
     model = ", ".join(f".{key}({value})" for key, value in timing.model_parameters(clock_hz).items())
     built = get_runner("verilator")
     with pytest.MonkeyPatch.context() as patch, locked(folder / "build.lock"):
         for key, value in environment().items():
             patch.setenv(key, value)
+        emit(controller, name="sdram", path=folder / "sdram.v")
         built.build(sources=[HERE / "sdram_top.sv", ROOT / "fpga" / "hdl" / "sdram_model.sv", folder / "sdram.v"],
                     hdl_toplevel="sdram_top", parameters={"WIDTH": width, "ACCESS": access},
                     defines={"MODEL_PARAMETERS": model}, build_dir=folder,
@@ -69,6 +73,10 @@ def test_contents(build, case, monkeypatch, tmp_path):
     run(build, case, monkeypatch, tmp_path)
 
 
+def test_refresh_under_load(build, monkeypatch, tmp_path):
+    run(build, "refresh_under_load", monkeypatch, tmp_path, MICROSECONDS="2000")
+
+
 def test_latency(build, monkeypatch, tmp_path):
     hit_after_closed, hit, closed, other_row = run(build, "latency", monkeypatch, tmp_path)
     delay = build[2].delay
@@ -87,3 +95,36 @@ def test_rates(build, monkeypatch, tmp_path):
         known = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps(known | {f"{width} bits, {CLOCK / 1e6:.0f} MHz": rates}, indent=1))
     assert rates["read"] >= 0.97 and rates["write"] >= 0.97 and rates["both"] >= 0.9
+
+
+SLOW = {
+    "full_pause": {"width": 64, "timing": slowest(*PARTS), "power_up": 200_000},
+    "latency_three": {"width": 32, "clock_hz": 133e6, "timing": PARTS["w9825g6kh-6"]},
+    "at_once": {"width": 128, "clock_hz": 50e6, "timing": PARTS["is42s16160g-7"], "access": 0},
+    "io_cells": {"width": 32, "registers": "ecp5"},
+    "slow_clock": {"width": 32, "clock_hz": 25e6, "timing": PARTS["mt48lc16m16a2-75"], "access": 0},
+}
+
+
+@pytest.fixture(scope="module", params=SLOW)
+def other_build(request):
+    return compile_top(request.param, **SLOW[request.param])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_random_traffic_at_length(other_build, seed, monkeypatch, tmp_path):
+    """Other parts, clocks, widths and data delays."""
+    run(other_build, "random_traffic", monkeypatch, tmp_path, SDRAM_SEED=str(100 + seed), ROUNDS="60",
+        PAUSE=str(0.3 * seed))
+
+
+@pytest.mark.slow
+def test_blocked_elsewhere(other_build, monkeypatch, tmp_path):
+    run(other_build, "blocked", monkeypatch, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_row_is_refreshed(build, monkeypatch, tmp_path):
+    """Longer than the 64 ms in which 8192 refreshes are due; the model counts them."""
+    run(build, "refresh_under_load", monkeypatch, tmp_path, MICROSECONDS="70000")

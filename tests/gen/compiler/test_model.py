@@ -68,10 +68,10 @@ class Bench:
     def io(self, offset, count, kind):
         return np.frombuffer(self.machine.regions[2], kind, count, offset)
 
-    def run(self, tokens, *, decode=False):
+    def run(self, tokens, *, decode=False, more=0):
         compiled = self.compiled
         self.io(compiled.tokens, len(tokens), "<u4")[:] = tokens
-        self.machine.run(compiled.decode if decode else compiled.prefill, (self.position, len(tokens)))
+        self.machine.run(compiled.decode if decode else compiled.prefill, (self.position, len(tokens), more))
 
     def check(self, tokens, *, decode=False):
         """Run; token and logits equal to the bit. Returns the token."""
@@ -102,6 +102,28 @@ def test_tokens_in_tokens_out(preset, weights, kv_format, shapes, options):
     for first in range(0, len(prompt), most):
         token = bench.check(prompt[first:first + most])
     for _ in range(4):
+        token = bench.check(token, decode=True)
+
+
+@pytest.mark.parametrize("preset", ["micro", "medium"])
+@pytest.mark.parametrize("shapes, options", [
+    ((LLAMA, LLAMA), {}), ((PLAIN | {"window": 9},), {"positions": 64, "ends": ("lm_head", "lm_head_bias")}),
+], ids=["llama", "plain"])
+def test_lm_head_behind_the_last_chunk_alone(preset, shapes, options):
+    """Chunks before it write nothing but their keys and values; what follows is what it is without chunks."""
+    model = random_model([LayerShape(**shape) for shape in shapes], seed=24, **options)
+    bench = Bench(load_preset(preset), model, context=48, kv_format="int8")
+    most = bench.compiled.prefill_tokens
+    *before, last = np.split(np.random.default_rng(4).integers(0, VOCAB, 2 * most + 1), [most, 2 * most])
+    for chunk in before:
+        rest = slice(4 * len(chunk), None)
+        outputs = bytes(bench.machine.regions[2][rest])
+        bench.run(chunk, more=3)
+        assert bytes(bench.machine.regions[2][rest]) == outputs
+        golden.final_states(model, bench.caches, chunk, bench.position, bench.tables)
+        bench.position += len(chunk)
+    token = bench.check(last)
+    for _ in range(2):
         token = bench.check(token, decode=True)
 
 
