@@ -16,7 +16,7 @@ __all__ = ["LayerBuilder", "Place", "CONSTANTS", "CACHE", "IO", "fp32", "moved"]
 CONSTANTS, CACHE, IO = range(3)
 """Memory regions."""
 
-REGISTERS = {"kv_rows", "used", "k_tiles", "scale_bytes", "slot", "first", "rope_offset"}
+REGISTERS = {"kv_rows", "used", "k_tiles", "scale_bytes", "slot", "first"}
 """Attributes of a LayerBuilder that stand for registers."""
 
 
@@ -58,7 +58,7 @@ class LayerBuilder:
     Decode takes one token and the query heads of a KV group as rows; prefill takes the tokens as rows, head after head.
     The values a run depends on are in registers: ``position`` and, of a ring, ``slot`` and ``first`` (the first slot
     that the first token sees); and as Dynamic ``tokens``, ``kv_rows`` (tokens times KV heads), ``used`` (slots in use),
-    ``k_tiles`` (tiles of K that hold them), ``scale_bytes`` (their V scales). ``rope_offset`` is a register, too.
+    ``k_tiles`` (tiles of K that hold them), ``scale_bytes`` (their V scales).
     ``head``, ``hidden`` and ``slot_groups`` are sizes in
     scratchpad groups.
     """
@@ -77,22 +77,10 @@ class LayerBuilder:
     def set_registers(self, previous=None):
         """Compute what the layer's commands take from registers, from the arguments; what the ``previous`` layer
         computed stays, if it was the same."""
-        kept = (self.place.kv, self.shape.window, self.shape.rotary_dim)
-        if previous and kept == (previous.place.kv, previous.shape.window, previous.shape.rotary_dim):
+        if previous and (self.place.kv, self.shape.window) == (previous.place.kv, previous.shape.window):
             for name in REGISTERS & vars(previous).keys():
                 setattr(self, name, getattr(previous, name))
             return
-        self._set_kv_registers()
-        if self.shape.rotary_dim:
-            self.rope_offset = self.program.scalar(ScalarOp.MUL, self.program.register("rope_offset"), self.position,
-                                                   self.rope_row)
-
-    @property
-    def rope_row(self):
-        """Bytes of a position's rotations."""
-        return 2 * self.groups(self.shape.rotary_dim) * self.config.bus_bytes
-
-    def _set_kv_registers(self):
         p, kv, beat = self.program, self.place.kv, self.config.bus_bytes
         used, tiles = p.register("used"), p.register("k_tiles")
         if self.decode:

@@ -1,5 +1,7 @@
 """The commands of one transformer layer: x in the scratchpad before, x in the scratchpad behind."""
 
+from tilewright.hw.commands import ScalarOp
+
 from . import attention, feed_forward
 from .assembler import Dynamic
 from .builder import CONSTANTS
@@ -26,8 +28,20 @@ def begin_layer(b, previous=None):
         b.set_registers(previous)
         b.load_vectors(INPUT)
         if b.shape.rotary_dim:
-            b.load("rope", CONSTANTS, Dynamic(b.rope_offset, base=b.place.constants["rope"]), rows=b.tokens,
-                   row_stride=b.rope_row, count=b.rope_row, scratch_row_stride=b.rope_row)
+            _load_rope(b, previous)
+
+
+def _load_rope(b, previous):
+    """The rotations of the tokens' positions. In decode their offset stays in its register from layer to layer; prefill
+    has no register to spare, and the time."""
+    p, row = b.program, 2 * b.groups(b.shape.rotary_dim) * b.config.bus_bytes
+    offset = p.register("rope_offset")
+    if not (b.decode and previous and previous.shape.rotary_dim == b.shape.rotary_dim):
+        p.scalar(ScalarOp.MUL, offset, b.position, row)
+    b.load("rope", CONSTANTS, Dynamic(offset, base=b.place.constants["rope"]), rows=b.tokens, row_stride=row, count=row,
+           scratch_row_stride=row)
+    if not b.decode:
+        p.release("rope_offset")
 
 
 def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda first, count: None):
