@@ -18,7 +18,7 @@ class BusAccess(wiring.Component):
     4 * WORDS bytes has the same place in the buffer. An access stays within one block, and so within 4 KiB.
 
     Registers are read and written one by one. Memory takes one burst; a write's first and last beats have strobes for
-    the words written. Throughput: to memory two cycles a word and one a beat; from memory one a word and one a beat,
+    the words written. Throughput: to memory three cycles a word and one a beat; from memory one a word and one a beat,
     with RREADY low while the words of a beat go to the buffer.
 
     Parameters
@@ -32,7 +32,7 @@ class BusAccess(wiring.Component):
     memory, write : In(1), address : In(40), words : In    what; taken with ``start``
     busy : Out(1)     until the access is over
     done : Out(1)     pulses in the last cycle that is busy; ``error``: any response was not OKAY
-    index : Out       place in the buffer; ``data : In(32)`` is the word that was there one cycle before
+    index : Out       place in the buffer; ``data : In(32)`` is the word at the index of two cycles before
     put : Out(1), word : Out(32)    write a word to that place
     registers : Out(AxiLite), read : Out(AxiRead), write_port : Out(AxiWrite)
     """
@@ -133,6 +133,8 @@ class BusAccess(wiring.Component):
         m.d.comb += [port.wdata.eq(data), port.wlast.eq(self._last), registers.wdata.eq(data),
                      port.wstrb.eq(Cat(lane.replicate(4) for lane in strobe))]
         with m.State("FETCH"):
+            m.next = "FETCHED"
+        with m.State("FETCHED"):
             m.next = "LOAD"
         with m.State("LOAD"):
             m.d.sync += [data.word_select(self._lane & self._memory.replicate(len(self._lane)), WORD_BITS)

@@ -99,14 +99,14 @@ class HostBridge(wiring.Component):
         put, get = buffer.write_port(), buffer.read_port()
         packed = self._identity.pack()
         words = [Const(int.from_bytes(packed[at:at + 4], "little"), WORD_BITS) for at in range(0, len(packed), 4)]
-        constant = Signal(WORD_BITS, reset_less=True)
-        m.d.sync += constant.eq(Array(words)[sender.index[:3]])
+        constant, got = Signal(WORD_BITS, reset_less=True), Signal(WORD_BITS, reset_less=True)
+        m.d.sync += [constant.eq(Array(words)[sender.index[:3]]), got.eq(get.data)]
         identify = receiver.request.payload.command == Command.IDENTIFY
         m.d.comb += [
             put.en.eq(access.put | receiver.store), put.addr.eq(Mux(access.busy, access.index, receiver.index)),
             put.data.eq(Mux(access.busy, access.word, receiver.word)),
             get.addr.eq(Mux(access.busy, access.index, sender.index)),
-            access.data.eq(get.data), sender.word.eq(Mux(identify, constant, get.data)),
+            access.data.eq(got), sender.word.eq(Mux(identify, constant, got)),
             sender.first.eq(Mux(identify, 0, receiver.request.payload.address[2:])), receiver.blocked.eq(access.busy),
         ]
 

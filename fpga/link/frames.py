@@ -193,14 +193,14 @@ class FrameReceiver(wiring.Component):
 class FrameSender(wiring.Component):
     """Sends an answer: header, CRC, and words of a buffer with their CRC where there are any.
 
-    Throughput: a byte a cycle, with gaps of one or two cycles behind each word and before each CRC.
+    Throughput: a byte a cycle, with gaps of up to three cycles before each word and each CRC.
 
     Members
     -------
     start : In(1)     begin; not while an answer is on its way
     command, sequence, status : In(8), length : In(16)    header; ``length`` a multiple of 4; taken with ``start``
     first : In        index of the first word in the buffer; taken with ``start``
-    index : Out, word : In(32)    buffer; the word comes one cycle after its index and stays while that does
+    index : Out, word : In(32)    buffer; the word comes two cycles after its index and stays while that does
     done : Out(1)     pulses with the last byte
     o : Out(stream)   bytes
     """
@@ -247,6 +247,8 @@ class FrameSender(wiring.Component):
                     with m.If(words == 0):
                         m.next = "IDLE"
             with m.State("FETCH"):
+                m.next = "FETCHED"
+            with m.State("FETCHED"):
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += [shift.eq(self.word), left.eq(4), words.eq(words - 1), self.index.eq(self.index + 1)]

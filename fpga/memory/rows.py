@@ -130,8 +130,9 @@ class Rows(wiring.Component):
                 with m.If(timer[-1]):
                     issue(Command.ACTIVE, ba=piece.bank, a=piece.row)
                     with m.If(self.take):
+                        # The column unit issues its first command a cycle after it took the piece.
                         m.d.sync += [opened.bit_select(piece.bank, 1).eq(1), rows[piece.bank].eq(piece.row),
-                                     wait(timer, cycles.t_rcd), wait(active_timer, cycles.t_ras)]
+                                     wait(timer, cycles.t_rcd - 1), wait(active_timer, cycles.t_ras)]
                         m.next = "READY"
             with m.State("READY"):
                 m.d.comb += self.ready_pieces.valid.eq(timer[-1])

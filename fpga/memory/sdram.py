@@ -33,8 +33,8 @@ class SdramController(wiring.Component):
 
     Throughput: 2 bytes a cycle less refresh, on streams of reads or of writes; rates in
     tests/fpga/memory/test_sdram.py. A change from reads to writes costs CAS latency + 1 cycles.
-    Latency from AR to the first R, idle memory, row open: ``delay`` cycles; with its bank closed t_rcd more, with
-    another row open t_rp + t_rcd more. First burst after reset: after the part's power-up pause.
+    Latency from AR to the first R, idle memory, row open: ``delay`` cycles; with its bank closed t_rcd - 1 more, with
+    another row open t_rp more than that. First burst after reset: after the part's power-up pause.
     RREADY, BREADY and WVALID may stay low for ever: refresh goes on, and the other direction works.
 
     Clock of the SDRAM, from the board: this controller's, some part of a cycle later. Commands change at the pins with

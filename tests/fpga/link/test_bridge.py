@@ -24,7 +24,7 @@ def test_memory_in_pieces_of_any_size_and_place(make_bench, width):
         rng, expected = random.Random(3), bytearray(bench.memory)
         pieces = [(0, 4), (1020, 4), (2048, 1024), (1028, 60), (4092, 4), (bench.memory_bytes - 4, 4)]
         pieces += [(at, rng.randrange(4, min(1025 - at % 1024, 80), 4))
-                   for at in (rng.randrange(0, bench.memory_bytes, 4) for _ in range(6))]
+                   for at in (rng.randrange(0, bench.memory_bytes, 4) for _ in range(3))]
         for i, (at, count) in enumerate(pieces):
             data = rng.randbytes(count)
             answer = await bench.ask(Command.WRITE_MEMORY, i, address=at, payload=data)
@@ -107,7 +107,7 @@ def test_lengths_and_commands_that_are_refused(make_bench):
 def test_headers_are_judged_as_the_model_does(make_bench):
     async def body(bench):
         rng, seen = random.Random(17), set()
-        for i in range(60):
+        for i in range(32):
             command = rng.choice((1, 2, 4, 4, 5, 9))
             length = rng.choice((0, 4, 8, 40, 1024, 1028, rng.randrange(1 << 16)))
             address = rng.choice((0, 8, 1016, 1020, 1024, bench.memory_bytes - 1024, bench.memory_bytes - 8,
@@ -156,7 +156,7 @@ def test_a_header_with_a_wrong_bit_is_not_answered(make_bench):
     make_bench().run(body)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 9, 10, 13, 14, 15, 18, 200, 277])
+@pytest.mark.parametrize("cut", [1, 9, 10, 13, 14, 17, 200, 277])
 def test_a_frame_that_ends_early_is_forgotten_after_silence(make_bench, cut):
     async def body(bench):
         before = bytes(bench.memory)
@@ -184,7 +184,7 @@ def test_a_frame_that_pauses_for_less_is_taken(make_bench):
 
 def test_noise_between_frames(make_bench):
     async def body(bench):
-        for length in (1, 2, 13, 40, 300):
+        for length in (1, 13, 150):
             noise = bytes(bench.random.choice((0xA5, 0x5A, 0, 255, bench.random.randrange(256))) for _ in range(length))
             bench.send(noise)
             await bench.sent()
@@ -318,6 +318,7 @@ def test_pipelined_writes_keep_up_with_the_line(make_bench):
     make_bench(pace=8, width=32, patience=LONG).run(body)
 
 
+@pytest.mark.slow
 def test_bytes_that_find_no_room_are_lost_and_nothing_else(make_bench):
     async def body(bench):
         bench.stuck = True
