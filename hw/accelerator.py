@@ -105,7 +105,10 @@ class Accelerator(wiring.Component):
         for unit, block in units.items():
             name = unit.name.lower()
             wiring.connect(m, getattr(sequencer, name), block.command)
-            wiring.connect(m, block.status, getattr(sequencer, f"status_{name}"))
+            # Errors a cycle late: no unit ends a command that has failed, so ``done`` does not overtake them.
+            status = getattr(sequencer, f"status_{name}")
+            m.d.comb += status.done.eq(block.status.done)
+            m.d.sync += [status.error.eq(block.status.error), status.code.eq(block.status.code)]
         for requestor, port in zip((sequencer.read, load.read, prefetch.read), read_port.requests, strict=True):
             wiring.connect(m, requestor, port)
         for reader, port in zip((vector.read, store.read), scratchpad.readers, strict=True):
@@ -116,9 +119,12 @@ class Accelerator(wiring.Component):
         wiring.connect(m, engine.weights, prefetch.weights)
         self._build_bus(m, read_port.axi, store.axi)
         self._build_registers(m, csr, sequencer, read_port, store)
+        # A cycle late at both ends: the requestors are in reset by then, and no program begins so soon.
+        abort = Signal()
+        m.d.sync += abort.eq(sequencer.abort)
         m.d.comb += [
             sequencer.bus_idle.eq(read_port.idle & store.idle),
-            read_port.abort.eq(sequencer.abort), store.abort.eq(sequencer.abort),
+            read_port.abort.eq(abort), store.abort.eq(sequencer.abort),
             sequencer.progress.eq(read_port.beat | store.beat | engine.took_beat),
             counters.clear.eq(sequencer.start & ~sequencer.busy),
             counters.cycles.eq(sequencer.busy), counters.matmul_busy.eq(engine.took_beat),
@@ -180,11 +186,12 @@ class Accelerator(wiring.Component):
             ]
         arguments = Cat(getattr(csr, f"argument{i}_value") for i in range(ARGUMENTS))
         done, error, pending = Signal(), Signal(), Signal()
-        start = Signal()
+        start, begin, stop = Signal(), Signal(), Signal()
+        m.d.sync += [begin.eq(csr.control_start), stop.eq(csr.control_abort)]
         m.d.comb += [
             read_port.regions.eq(regions), store.regions.eq(regions),
-            start.eq(csr.control_start & ~sequencer.busy),
-            sequencer.start.eq(start), sequencer.stop.eq(csr.control_abort),
+            start.eq(begin & ~sequencer.busy),
+            sequencer.start.eq(start), sequencer.stop.eq(stop),
             sequencer.program.eq(csr.program_value), sequencer.arguments.eq(arguments),
             sequencer.watchdog.eq(csr.watchdog_value),
             csr.status_busy.eq(sequencer.busy), csr.status_done.eq(done), csr.status_error.eq(error),

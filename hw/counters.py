@@ -1,6 +1,6 @@
 """Performance counters."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,8 @@ COUNTER_WIDTH = 48
 
 class Counters(wiring.Component):
     """One 48-bit counter for each of ``registers.COUNTERS``: cycles in which its event is high.
+
+    Latency: 2 cycles from an event, or ``clear``, to the count.
 
     Members
     -------
@@ -30,9 +32,11 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        clear = Signal()
+        m.d.sync += clear.eq(self.clear)
         for name, _ in COUNTERS:
-            count = getattr(self, f"count_{name}")
-            m.d.sync += count.eq(count + getattr(self, name))
-            with m.If(self.clear):
+            count, event = getattr(self, f"count_{name}"), Signal(name=f"event_{name}")
+            m.d.sync += [event.eq(getattr(self, name)), count.eq(count + event)]
+            with m.If(clear):
                 m.d.sync += count.eq(0)
         return m
