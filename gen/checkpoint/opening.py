@@ -17,7 +17,7 @@ def open_checkpoint(model_or_path, source=None, *, tokenizer=None, progress=True
 
     Parameters
     ----------
-    model_or_path : str or path    a known model's name; or a .gguf file, a llama2.c checkpoint (.bin),
+    model_or_path : str or path    a known model's name in any case; or a .gguf file, a llama2.c checkpoint (.bin),
                                    a Hugging Face folder or the .safetensors file in one
     source : str or path           where a known model's file is fetched from; None: its own place
     tokenizer : path               tokenizer of a llama2.c checkpoint; None: the one beside it
@@ -25,9 +25,9 @@ def open_checkpoint(model_or_path, source=None, *, tokenizer=None, progress=True
 
     Raises UserError for a name that is not known, a file that is missing or of an unknown kind, or not the model's.
     """
-    model = None
-    if str(model_or_path) in known_models():
-        model = load_model(str(model_or_path))
+    model, name = None, str(model_or_path).lower()
+    if name in known_models():
+        model = load_model(name)
         path = Path(fetch(model, source, progress=progress))
     else:
         path = Path(model_or_path).expanduser()

@@ -33,7 +33,7 @@ def test_known_names(smollm2, stories):
     assert isinstance(opened, Llama2cCheckpoint)
     assert opened.architecture == load_model("stories260k").architecture
     assert opened.tokenizer().vocab == 512
-    again = open_checkpoint("stories260k", stories, progress=False)
+    again = open_checkpoint("stories260K", stories, progress=False)
     assert again.path == opened.path
 
 
