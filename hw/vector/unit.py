@@ -230,12 +230,14 @@ class VectorUnit(wiring.Component):
         with m.Elif((self.activation.valid | self.activation.scale_valid) & self.activation.fault):
             m.d.comb += fault.eq(ErrorCode.ACTIVATION_RANGE)
 
-        running = Signal()
+        running, take = Signal(), Signal()
         m.d.sync += running.eq(start | working)
+        m.d.comb += self.command.ready.eq(take)
+        with m.If(take):
+            m.d.sync += [command.eq(offered), last.eq(offered.n - 1), bad_field.eq(field), bad_rows.eq(rows)]
         with m.FSM(name="control") as fsm:
             with m.State("IDLE"):
-                m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [command.eq(offered), last.eq(offered.n - 1), bad_field.eq(field), bad_rows.eq(rows)]
+                m.d.comb += take.eq(1)
                 with m.If(self.command.valid):
                     m.next = "START"
             with m.State("START"):
@@ -255,6 +257,9 @@ class VectorUnit(wiring.Component):
                 with m.Elif(~running):
                     m.d.comb += status.done.eq(1)
                     m.next = "IDLE"
+                    with m.If(self.command.valid):
+                        m.next = "START"
+                m.d.comb += take.eq(~running)   # behind a fault nothing matters any more
             with m.State("STOPPED"):
                 pass
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
