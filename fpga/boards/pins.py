@@ -1,0 +1,62 @@
+"""A board's top level: pads, clock and reset around ``BoardTop``."""
+
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Module
+from amaranth.lib import io
+from amaranth.lib.cdc import ResetSynchronizer
+
+from ..parts import PARTS
+from ..primitives.pll import Pll
+from ..top import BoardTop
+from .board import SdramMemory
+
+__all__ = ["BoardPins"]
+
+
+class BoardPins(Elaboratable):
+    """``BoardTop`` for ``board`` with the accelerator ``config``, its ports at the platform's pins.
+
+    The SDRAM's clock leaves through a double-data-rate register as ``sync`` inverted, so that its edges lie in the
+    middle of the commands whatever the clock.
+    """
+
+    def __init__(self, board, config):
+        self._board, self._config = board, config
+        self._family = PARTS[board.part].family
+
+    def elaborate(self, platform):
+        m = Module()
+        board = self._board
+        m.submodules.top = top = BoardTop(
+            self._config, memory=board.memory, frequency=board.frequency, baud=board.baud,
+            pin_registers="ecp5" if self._family == "ecp5" else "fabric")
+        self._build_clock(m, platform)
+        uart = platform.request("uart", dir="-")
+        m.submodules.rx_pad = rx_pad = io.Buffer("i", uart.rx)
+        m.submodules.tx_pad = tx_pad = io.Buffer("o", uart.tx)
+        m.d.comb += [top.rx.eq(rx_pad.i), tx_pad.o.eq(top.tx)]
+        for number in range(len(top.leds)):
+            m.submodules[f"led{number}_pad"] = pad = io.Buffer("o", platform.request("led", number, dir="-"))
+            m.d.comb += pad.o.eq(top.leds[number])
+        if isinstance(board.memory, SdramMemory):
+            self._build_sdram(m, platform.request("sdram", dir="-"), top.sdram)
+        return m
+
+    def _build_clock(self, m, platform):
+        m.submodules.clock_pad = clock_pad = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        m.submodules.pll = pll = Pll(family=self._family, input_frequency=platform.default_clk_frequency,
+                                     frequency=self._board.frequency)
+        m.domains.sync = ClockDomain()
+        m.d.comb += [pll.i.eq(clock_pad.i), ClockSignal().eq(pll.o)]
+        m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
+
+    def _build_sdram(self, m, pads, pins):
+        m.submodules.sdram_clk_pad = clock = io.DDRBuffer("o", pads.clk)
+        m.d.comb += [clock.o[0].eq(0), clock.o[1].eq(1)]
+        # The platform knows its pins by their function, ours by their level.
+        named = {"cke": pads.clk_en, "cs_n": ~pads.cs, "ras_n": ~pads.ras, "cas_n": ~pads.cas, "we_n": ~pads.we,
+                 "ba": pads.ba, "a": pads.a, "dqm": pads.dqm}
+        for name, port in named.items():
+            m.submodules[f"sdram_{name}_pad"] = pad = io.Buffer("o", port)
+            m.d.comb += pad.o.eq(getattr(pins, name))
+        m.submodules.sdram_dq_pad = dq = io.Buffer("io", pads.dq)
+        m.d.comb += [dq.o.eq(pins.dq_o), dq.oe.eq(pins.dq_oe), pins.dq_i.eq(dq.i)]

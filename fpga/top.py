@@ -1,0 +1,90 @@
+"""A board's design without its pads and PLL: the same component is simulated and built into the bitstream."""
+
+from amaranth.hdl import Cat, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from tilewright.gen.functions import function_tables
+from tilewright.hw.accelerator import Accelerator
+
+from .boards.board import SdramMemory
+from .link.bridge import HostBridge
+from .link.uart import UartReceiver, UartTransmitter
+from .memory.arbiter import AxiArbiter
+from .memory.block_ram import BlockRam
+from .memory.pins import SdramPins
+from .memory.sdram import SdramController
+from .memory.timing import slowest
+
+__all__ = ["BoardTop"]
+
+
+class BoardTop(wiring.Component):
+    """Accelerator, memory and host bridge, in the one clock domain ``sync``.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    memory : SdramMemory or BlockRamMemory
+    frequency : int       Hz of ``sync``
+    baud : int            of the UART, at most a quarter of ``frequency``
+    pin_registers : str   kind of the registers at the SDRAM's pins, as ``PinRegisters`` takes it
+    timing : SdramTiming  of the SDRAM; by default one that all of ``memory.parts`` meet. Simulations shorten its pause
+                          after power-up
+    patience : int        cycles after which the bridge gives up waiting; None for its own value
+
+    Members
+    -------
+    rx : In(1), tx : Out(1)     UART; idle high
+    sdram : Out(SdramPins)      with SdramMemory only; the memory's clock is ``sync`` inverted
+    leds : Out(4)               a program runs, the memory is ready, the host was heard, something went wrong
+    """
+
+    def __init__(self, config, *, memory, frequency, baud, pin_registers="fabric", timing=None, patience=None):
+        self._config = config
+        sizes = {"address_width": config.address_width, "width": config.bus_width}
+        self._accelerator = Accelerator(config, function_tables(config.functions))
+        self._bridge = HostBridge(**sizes, memory_bytes=memory.bytes, clock_hz=frequency, patience=patience)
+        self._arbiter = AxiArbiter(**sizes, initiators=2)
+        self._receiver = UartReceiver(clock_hz=frequency, baud=baud)
+        self._transmitter = UartTransmitter(clock_hz=frequency, baud=baud)
+        self._has_sdram = isinstance(memory, SdramMemory)
+        members = {"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(4)}
+        if self._has_sdram:
+            self._memory = SdramController(**sizes, clock_hz=frequency, timing=timing or slowest(*memory.parts),
+                                           registers=pin_registers)
+            members["sdram"] = Out(SdramPins())
+        else:
+            self._memory = BlockRam(**sizes, bytes=memory.bytes)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.accelerator = accelerator = self._accelerator
+        m.submodules.bridge = bridge = self._bridge
+        m.submodules.arbiter = arbiter = self._arbiter
+        m.submodules.memory = memory = self._memory
+        m.submodules.receiver, m.submodules.transmitter = self._receiver, self._transmitter
+        wiring.connect(m, self._receiver.o, bridge.i)
+        wiring.connect(m, bridge.o, self._transmitter.i)
+        for prefix, interface in (("s_axil", bridge.registers), ("m_axi", arbiter.reads[0]),
+                                  ("m_axi", arbiter.writes[0])):
+            self._join(m, prefix, interface)
+        wiring.connect(m, bridge.read, arbiter.reads[1])
+        wiring.connect(m, bridge.write, arbiter.writes[1])
+        wiring.connect(m, arbiter.read, memory.read)
+        wiring.connect(m, arbiter.write, memory.write)
+        m.d.comb += [
+            self._receiver.rx.eq(self.rx), self.tx.eq(self._transmitter.tx), bridge.irq.eq(accelerator.irq),
+            self.leds.eq(Cat(accelerator.trace_busy, memory.initialised if self._has_sdram else 1, bridge.linked,
+                             bridge.faulty)),
+        ]
+        if self._has_sdram:
+            wiring.connect(m, wiring.flipped(self.sdram), memory.pins)
+        return m
+
+    def _join(self, m, prefix, interface):
+        """Join the accelerator's flat ports ``prefix_*`` to another block's interface."""
+        for name, member in interface.signature.members.items():
+            port, inner = getattr(self._accelerator, f"{prefix}_{name}"), getattr(interface, name)
+            m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
