@@ -36,7 +36,7 @@ class BoardTop(wiring.Component):
     Members
     -------
     rx : In(1), tx : Out(1)     UART; idle high
-    sdram : Out(SdramPins)      with SdramMemory only; the memory's clock is ``sync`` inverted
+    sdram : Out(SdramPins)      with SdramMemory only; the memory's clock comes half to three quarters of a period later
     leds : Out(4)               a program runs, the memory is ready, the host was heard, something went wrong
     """
 

@@ -15,8 +15,9 @@ __all__ = ["BoardPins"]
 class BoardPins(Elaboratable):
     """``BoardTop`` for ``board`` with the accelerator ``config``, its ports at the platform's pins.
 
-    The SDRAM's clock leaves through a double-data-rate register as ``sync`` inverted, so that its edges lie in the
-    middle of the commands whatever the clock.
+    The SDRAM's clock comes three quarters of a period behind ``sync``, through a double-data-rate register: a quarter
+    of a period is left to hold commands and write data, and read data, late by t_ac and both ways over the board, come
+    well inside the period in which they are taken (docs/decisions/0011-own-sdram-controller.md).
     """
 
     def __init__(self, board, config):
@@ -46,12 +47,13 @@ class BoardPins(Elaboratable):
         m.submodules.pll = pll = Pll(family=self._family, input_frequency=platform.default_clk_frequency,
                                      frequency=self._board.frequency)
         m.domains.sync = ClockDomain()
-        m.d.comb += [pll.i.eq(clock_pad.i), ClockSignal().eq(pll.o)]
+        m.domains.sdram = ClockDomain(reset_less=True)
+        m.d.comb += [pll.i.eq(clock_pad.i), ClockSignal().eq(pll.o), ClockSignal("sdram").eq(pll.late)]
         m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
 
     def _build_sdram(self, m, pads, pins):
-        m.submodules.sdram_clk_pad = clock = io.DDRBuffer("o", pads.clk)
-        m.d.comb += [clock.o[0].eq(0), clock.o[1].eq(1)]
+        m.submodules.sdram_clk_pad = clock = io.DDRBuffer("o", pads.clk, o_domain="sdram")
+        m.d.comb += [clock.o[0].eq(1), clock.o[1].eq(0)]
         # The platform knows its pins by their function, ours by their level.
         named = {"cke": pads.clk_en, "cs_n": ~pads.cs, "ras_n": ~pads.ras, "cas_n": ~pads.cas, "we_n": ~pads.we,
                  "ba": pads.ba, "a": pads.a, "dqm": pads.dqm}

@@ -28,7 +28,8 @@ def _choose(candidates, frequency, part):
 
 @dataclass(frozen=True)
 class Ecp5Dividers:
-    """EHXPLLL with its feedback from CLKOP, which runs at the comparison frequency; the clock is CLKOS.
+    """EHXPLLL with its feedback from CLKOP, which runs at the comparison frequency; the clock is CLKOS, and CLKOS2 the
+    same three quarters of a period later.
 
     Source: Lattice FPGA-DS-02012 (sysCLOCK PLL timing): comparison 10 to 400 MHz, oscillator 400 to 800 MHz.
     """
@@ -60,25 +61,31 @@ class Ecp5Dividers:
             for output in range(1, 129)]
         return _choose(candidates, frequency, "ECP5")
 
-    def instance(self, *, i, o, locked):
+    def instance(self, *, i, o, late, locked):
         feedback = Signal()
+        cycles, eighths = divmod(6 * self.output, 8)     # of the oscillator, that CLKOS2 comes later
         return Instance(
             "EHXPLLL", a_ICP_CURRENT="12", a_LPF_RESISTOR="8", a_MFG_ENABLE_FILTEROPAMP="1", a_MFG_GMCREF_SEL="2",
             a_FREQUENCY_PIN_CLKI=f"{self.input / MHZ:g}", a_FREQUENCY_PIN_CLKOP=f"{self.comparison / MHZ:g}",
-            a_FREQUENCY_PIN_CLKOS=f"{self.frequency / MHZ:g}",
+            a_FREQUENCY_PIN_CLKOS=f"{self.frequency / MHZ:g}", a_FREQUENCY_PIN_CLKOS2=f"{self.frequency / MHZ:g}",
             p_PLLRST_ENA="DISABLED", p_INTFB_WAKE="DISABLED", p_STDBY_ENABLE="DISABLED", p_DPHASE_SOURCE="DISABLED",
             p_OUTDIVIDER_MUXA="DIVA", p_OUTDIVIDER_MUXB="DIVB", p_OUTDIVIDER_MUXC="DIVC", p_OUTDIVIDER_MUXD="DIVD",
             p_CLKI_DIV=self.reference, p_CLKFB_DIV=1, p_FEEDBK_PATH="CLKOP",
             p_CLKOP_ENABLE="ENABLED", p_CLKOP_DIV=self.feedback, p_CLKOP_CPHASE=self.feedback - 1, p_CLKOP_FPHASE=0,
             p_CLKOS_ENABLE="ENABLED", p_CLKOS_DIV=self.output, p_CLKOS_CPHASE=self.output - 1, p_CLKOS_FPHASE=0,
+            p_CLKOS2_ENABLE="ENABLED", p_CLKOS2_DIV=self.output, p_CLKOS2_CPHASE=self.output - 1 + cycles,
+            p_CLKOS2_FPHASE=eighths,
             i_RST=Const(0), i_STDBY=Const(0), i_CLKI=i, i_CLKFB=feedback, i_PHASESEL0=Const(0), i_PHASESEL1=Const(0),
             i_PHASEDIR=Const(1), i_PHASESTEP=Const(1), i_PHASELOADREG=Const(1), i_PLLWAKESYNC=Const(0),
-            i_ENCLKOP=Const(0), o_CLKOP=feedback, o_CLKOS=o, o_LOCK=locked)
+            i_ENCLKOP=Const(0), o_CLKOP=feedback, o_CLKOS=o, o_CLKOS2=late, o_LOCK=locked)
 
 
 @dataclass(frozen=True)
 class GowinDividers:
-    """rPLL of GW2A. Source: Gowin UG286 and DS102 (PLL): comparison 3 to 500 MHz, oscillator 500 to 1250 MHz."""
+    """rPLL of GW2A; CLKOUTP is the clock three quarters of a period later.
+
+    Source: Gowin UG286 and DS102 (PLL): comparison 3 to 500 MHz, oscillator 500 to 1250 MHz.
+    """
 
     input: float
     reference: int
@@ -108,16 +115,16 @@ class GowinDividers:
             if 500 * MHZ <= input_frequency / reference * feedback * output <= 1250 * MHZ]
         return _choose(candidates, frequency, "GW2A")
 
-    def instance(self, *, i, o, locked):
+    def instance(self, *, i, o, late, locked):
         return Instance(
             "rPLL", p_FCLKIN=f"{self.input / MHZ:g}", p_IDIV_SEL=self.reference - 1, p_FBDIV_SEL=self.feedback - 1,
             p_ODIV_SEL=self.output, p_DYN_IDIV_SEL="false", p_DYN_FBDIV_SEL="false", p_DYN_ODIV_SEL="false",
-            p_PSDA_SEL="0000", p_DUTYDA_SEL="1000", p_DYN_DA_EN="false", p_CLKFB_SEL="internal",
+            p_PSDA_SEL="1100", p_DUTYDA_SEL="1000", p_DYN_DA_EN="false", p_CLKFB_SEL="internal",
             p_CLKOUT_BYPASS="false", p_CLKOUTP_BYPASS="false", p_CLKOUTD_BYPASS="false", p_DYN_SDIV_SEL=2,
             p_CLKOUTD_SRC="CLKOUT", p_CLKOUTD3_SRC="CLKOUT", p_DEVICE="GW2A-18",
             i_CLKIN=i, i_CLKFB=Const(0), i_RESET=Const(0), i_RESET_P=Const(0), i_FBDSEL=Const(0, 6),
             i_IDSEL=Const(0, 6), i_ODSEL=Const(0, 6), i_PSDA=Const(0, 4), i_DUTYDA=Const(0, 4), i_FDLY=Const(0, 4),
-            o_CLKOUT=o, o_LOCK=locked)
+            o_CLKOUT=o, o_CLKOUTP=late, o_LOCK=locked)
 
 
 PLLS = {"ecp5": Ecp5Dividers, "gowin": GowinDividers}
@@ -130,7 +137,8 @@ class Pll(wiring.Component):
     -------
     i : In(1)         clock of the board
     o : Out(1)        clock made of it; the twin for simulation (``family`` None) hands ``i`` on
-    locked : Out(1)   ``o`` is stable
+    late : Out(1)     ``o`` three quarters of a period later; the twin hands ``i`` inverted on
+    locked : Out(1)   the clocks are stable
 
     Raises PllError where the loop of ``family`` (``ecp5``, ``gowin``) cannot make the frequency.
     """
@@ -139,12 +147,12 @@ class Pll(wiring.Component):
         if family is not None and family not in PLLS:
             raise ValueError(f"family = {family!r}: must be None or one of {', '.join(PLLS)}")
         self.dividers = PLLS[family].choose(input_frequency, frequency) if family else None
-        super().__init__({"i": In(1), "o": Out(1), "locked": Out(1)})
+        super().__init__({"i": In(1), "o": Out(1), "late": Out(1), "locked": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
         if self.dividers is None:
-            m.d.comb += [self.o.eq(self.i), self.locked.eq(1)]
+            m.d.comb += [self.o.eq(self.i), self.late.eq(~self.i), self.locked.eq(1)]
         else:
-            m.submodules.pll = self.dividers.instance(i=self.i, o=self.o, locked=self.locked)
+            m.submodules.pll = self.dividers.instance(i=self.i, o=self.o, late=self.late, locked=self.locked)
         return m
