@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from tilewright.gen.functions import function_tables
 from tilewright.hw.accelerator import Accelerator
+from tilewright.hw.ports import join_flat
 
 from .boards.board import SdramMemory
 from .link.bridge import HostBridge
@@ -69,7 +70,7 @@ class BoardTop(wiring.Component):
         wiring.connect(m, bridge.o, self._transmitter.i)
         for prefix, interface in (("s_axil", bridge.registers), ("m_axi", arbiter.reads[0]),
                                   ("m_axi", arbiter.writes[0])):
-            self._join(m, prefix, interface)
+            join_flat(m, accelerator, prefix, interface)
         wiring.connect(m, bridge.read, arbiter.reads[1])
         wiring.connect(m, bridge.write, arbiter.writes[1])
         wiring.connect(m, arbiter.read, memory.read)
@@ -82,9 +83,3 @@ class BoardTop(wiring.Component):
         if self._has_sdram:
             wiring.connect(m, wiring.flipped(self.sdram), memory.pins)
         return m
-
-    def _join(self, m, prefix, interface):
-        """Join the accelerator's flat ports ``prefix_*`` to another block's interface."""
-        for name, member in interface.signature.members.items():
-            port, inner = getattr(self._accelerator, f"{prefix}_{name}"), getattr(interface, name)
-            m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)

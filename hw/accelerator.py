@@ -14,7 +14,7 @@ from .memory.prefetch import Prefetch
 from .memory.read_port import ReadPort
 from .memory.scratchpad import Scratchpad
 from .memory.store import Store
-from .ports import AxiRead, AxiWrite, region_layout
+from .ports import AxiRead, AxiWrite, join_flat, region_layout
 from .registers import ARGUMENTS, COUNTERS, CSR_ADDRESS_WIDTH, IDENTITY, REGIONS, VERSION
 from .sequencer.sequencer import Sequencer
 from .vector.unit import VectorUnit
@@ -158,16 +158,10 @@ class Accelerator(wiring.Component):
             "config_buffers_address_width": config.address_width,
         }
 
-    def _attach(self, m, prefix, interface):
-        """Join the flat ports ``prefix_*`` to a block's interface."""
-        for name, member in interface.signature.members.items():
-            port, inner = getattr(self, f"{prefix}_{name}"), getattr(interface, name)
-            m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
-
     def _build_bus(self, m, read, write):
         """The memory port, with the attributes that never change."""
-        self._attach(m, "m_axi", read)
-        self._attach(m, "m_axi", write)
+        join_flat(m, self, "m_axi", read)
+        join_flat(m, self, "m_axi", write)
         for channel in ("ar", "aw"):
             m.d.comb += [
                 getattr(self, f"m_axi_{channel}size").eq(_log2(self._config.bus_bytes)),
@@ -176,7 +170,7 @@ class Accelerator(wiring.Component):
             ]
 
     def _build_registers(self, m, csr, sequencer, read_port, store):
-        self._attach(m, "s_axil", csr.bus)
+        join_flat(m, self, "s_axil", csr.bus)
         regions = Signal(region_layout(self._config.address_width))
         for i in range(REGIONS):
             low, high = getattr(csr, f"region{i}_base_low_value"), getattr(csr, f"region{i}_base_high_value")

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from .registers import REGIONS
 
 __all__ = ["ScratchRead", "ScratchWrite", "ActivationWrite", "WeightRead", "BeatRead", "AxiRead", "AxiWrite",
-           "UnitStatus", "region_layout"]
+           "UnitStatus", "region_layout", "join_flat"]
 
 SCRATCH_ADDRESS_WIDTH = 16
 
@@ -121,3 +121,11 @@ class UnitStatus(wiring.Signature):
 def region_layout(address_width):
     """Layout of the memory regions as the registers hold them: base (aligned to 4 KiB), size in bytes, writable."""
     return data.ArrayLayout(data.StructLayout({"base": address_width, "size": 32, "writable": 1}), REGIONS)
+
+
+def join_flat(m, component, prefix, interface):
+    """Join the flat ports ``prefix_*`` of a component to another block's interface with the same members; from inside
+    the component or from outside."""
+    for name, member in interface.signature.members.items():
+        port, inner = getattr(component, f"{prefix}_{name}"), getattr(interface, name)
+        m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
