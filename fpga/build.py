@@ -37,20 +37,15 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
     report and the logs, ``report.json`` and ``report.md``. ``progress`` hears what is being done. Where timing is not
     met everything is written, and the report's ``timing_met`` is False: the caller tells.
 
-    Raises UserError where a tool is missing, the folder cannot be written or the configuration is too large for the
-    part; ToolError where a tool fails.
+    Raises UserError where a tool is missing or the configuration is too large for the part; ToolError where a tool
+    fails.
     """
     part, name = PARTS[board.part], board.name
     flow = FLOWS[part.family]
     router, packer = (find_tool(tool, source=tools) for tool in (flow.router, flow.packer))
     check_fits(config, board, part)
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with -o") from None
+    folder.mkdir(parents=True, exist_ok=True)
     for stale in ("report.json", "report.md", f"{name}.{flow.bitstream}"):
         (folder / stale).unlink(missing_ok=True)
     seconds = {}
@@ -79,10 +74,15 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
 def _write_sources(board, config, folder, flow):
     """Verilog and constraints, both out of Amaranth's platform."""
     from .boards.pins import BoardPins
-    platform = board.make_platform()
-    plan = platform.prepare(BoardPins(board, config), board.name)
-    emit_rtlil(plan.files[f"{board.name}.il"], name=board.name, path=folder / f"{board.name}.v")
-    (folder / f"{board.name}.{flow.constraints}").write_text(plan.files[f"{board.name}.{flow.constraints}"])
+    platform, top = board.make_platform(), _top(board.name)
+    plan = platform.prepare(BoardPins(board, config), top)
+    emit_rtlil(plan.files[f"{top}.il"], name=top, path=folder / f"{board.name}.v")
+    (folder / f"{board.name}.{flow.constraints}").write_text(plan.files[f"{top}.{flow.constraints}"])
+
+
+def _top(name):
+    """Name of the top module: a plain identifier, while the files are called after the board."""
+    return name.replace("-", "_")
 
 
 def _synthesise(folder, name, flow):
@@ -90,7 +90,7 @@ def _synthesise(folder, name, flow):
         work = Path(work)
         shutil.copy(folder / f"{name}.v", work / "design.v")
         try:
-            run_script(["read_verilog design.v", f"{flow.synthesis} -top {name} -json design.json"], folder=work)
+            run_script(["read_verilog design.v", f"{flow.synthesis} -top {_top(name)} -json design.json"], folder=work)
         except YosysError as error:
             raise ToolError(f"Yosys: {error}; its log is {folder / f'{name}.yosys.log'}") from None
         finally:
@@ -99,17 +99,21 @@ def _synthesise(folder, name, flow):
 
 
 def _run(tool, arguments, folder, log, *, progress=lambda text: None, too_large=None):
-    """Run a tool in ``folder`` with its output in ``log``; raises UserError where it says that the part is too small,
-    ToolError with its last message where it fails otherwise."""
-    last = None
-    with open(folder / log, "w") as file:
+    """Run a tool in ``folder`` with its output in ``log``; ``progress`` hears each stage that begins.
+
+    Raises UserError where the tool says that the part is too small, ToolError with its last message where it fails
+    otherwise.
+    """
+    last = stage = None
+    with open(folder / log, "w", buffering=1) as file:
         process = subprocess.Popen([*tool.command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             for line in process.stdout:
                 file.write(line)
-                if stage := _STAGE.match(line):
-                    progress(_STAGES[stage[1]])
+                if (match := _STAGE.match(line)) and _STAGES[match[1]] != stage:
+                    stage = _STAGES[match[1]]
+                    progress(stage)
                 if line.startswith("ERROR") or line.strip() and last is None or "rror" in line:
                     last = line.strip()
         except BaseException:

@@ -5,6 +5,8 @@ from importlib import import_module
 
 from tilewright.gen.errors import UserError
 
+from ..link.protocol import BAUD
+
 __all__ = ["Board", "SdramMemory", "BlockRamMemory"]
 
 
@@ -34,8 +36,8 @@ class Board:
     configuration : str          preset of the accelerator
     frequency : int              Hz of the accelerator's clock, made by the PLL
     memory : SdramMemory or BlockRamMemory
-    baud : int                   UART, bits a second
     loader : str                 the board as openFPGALoader calls it
+    baud : int                   UART, bits a second
     """
 
     name: str
@@ -45,8 +47,8 @@ class Board:
     configuration: str
     frequency: int
     memory: SdramMemory | BlockRamMemory
-    baud: int
     loader: str
+    baud: int = BAUD
 
     def make_platform(self):
         """A platform of amaranth-boards; raises UserError where that is not installed."""

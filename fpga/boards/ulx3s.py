@@ -14,7 +14,7 @@ _MEMORY = SdramMemory(parts=("as4c16m16sa-7", "is42s16160g-7", "w9825g6kh-6", "m
 def _board(size, configuration, frequency):
     return Board(name=f"ulx3s-{size.lower()}", title=f"ULX3S with LFE5U-{size}",
                  platform=f"ulx3s:ULX3S_{size}_Platform", part=f"LFE5U-{size}-6BG381",
-                 configuration=configuration, frequency=frequency, memory=_MEMORY, baud=2_000_000, loader="ulx3s")
+                 configuration=configuration, frequency=frequency, memory=_MEMORY, loader="ulx3s")
 
 
 BOARDS = (

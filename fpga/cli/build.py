@@ -36,8 +36,9 @@ def build(
     if tools not in SOURCES:
         raise UserError(f"--tools {tools!r}: unknown; allowed are {', '.join(SOURCES)}")
     configuration = read_configuration(config) if config else load_preset(chosen.configuration)
-    check_writable(history)
     folder = output or Path("build") / board
+    check_writable(history)
+    check_writable(folder, is_folder=True)
     progress = Progress()
 
     def tell(text):

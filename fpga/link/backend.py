@@ -2,9 +2,9 @@
 
 from tilewright.gen.errors import UserError
 
-__all__ = ["open_uart", "BAUD"]
+from .protocol import BAUD
 
-BAUD = 1_000_000
+__all__ = ["open_uart"]
 
 
 def open_uart(*, port, baud, progress, waiting):

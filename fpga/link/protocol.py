@@ -13,7 +13,7 @@ from zlib import crc32
 
 __all__ = ["Command", "Status", "Answer", "Identity", "ProtocolError", "PAYLOAD_BYTES", "REQUEST_SYNC", "ANSWER_SYNC",
            "REQUEST_HEADER_BYTES", "ANSWER_HEADER_BYTES", "CRC_BYTES", "INTERRUPT", "FRESH", "MAGIC",
-           "PROTOCOL_VERSION", "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer",
+           "PROTOCOL_VERSION", "BAUD", "PATIENCE_SECONDS", "WRITES", "READS", "blocks", "find_answer", "pack_answer",
            "pack_request", "request_status"]
 
 PROTOCOL_VERSION = 1
@@ -27,6 +27,8 @@ INTERRUPT = 0x80
 """Bit of an answer's status: the accelerator's interrupt is pending."""
 FRESH = 0x40
 """Bit of an answer's status: the board was reset, and no IDENTIFY came since: what a host did before is lost."""
+BAUD = 2_000_000
+"""Bits a second of boards that say nothing else, and of a host that is told nothing else."""
 PATIENCE_SECONDS = 0.05
 """Silence after which the board drops a frame that has begun; also how long it waits for its bus, and for the interrupt
 in WAIT, until it answers."""
