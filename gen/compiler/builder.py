@@ -6,6 +6,7 @@ import numpy as np
 
 from tilewright.hw.commands import Dest, Opcode, Operand, Reduce, ScalarOp
 from tilewright.hw.config import BLOCK
+from tilewright.hw.vector.reduce import PARTIALS
 
 from .assembler import Dynamic
 from .image import KvLayout
@@ -60,8 +61,10 @@ class LayerBuilder:
     that the first token sees); and as Dynamic ``tokens``, ``kv_rows`` (tokens times KV heads), ``used`` (slots in use),
     ``k_tiles`` (tiles of K that hold them), ``scale_bytes`` (their V scales).
     ``head``, ``hidden`` and ``slot_groups`` are sizes in
-    scratchpad groups.
+    scratchpad groups. ``summed`` says that the root mean squares of x are there before the layer's first norm.
     """
+
+    summed = False
 
     def __init__(self, config, shape, plan, place, *, decode, program, streams):
         self.config, self.shape, self.plan, self.place, self.decode = config, shape, plan, place, decode
@@ -186,9 +189,9 @@ class LayerBuilder:
 
     # Norms.
 
-    def norm(self, name, source, n, *, rows=None, **target):
+    def norm(self, name, source, n, *, rows=None, summed=False, **target):
         """Norm ``name`` of rows in the scratchpad, n long each: all tokens' of the value ``source``, or ``rows`` rows
-        from the group ``source`` on.
+        from the group ``source`` on; with ``summed`` their root mean squares are there.
 
         ``target`` are the fields that say where the result goes; without any it takes the place of the source.
         """
@@ -196,7 +199,7 @@ class LayerBuilder:
         rows, place = (self.tokens, at[source]) if rows is None else (rows, source)
         in_place = {"dest": Dest.FP32, "target": place, "target_stride": stride}
         if self.shape.norm == "rms_norm":
-            self._rms_norm(name, n, rows, place, stride, target or in_place)
+            self._rms_norm(name, n, rows, place, stride, target or in_place, summed)
             return
         centred = at["centred"] if source == "x" and target and "centred" in at else place
         self.vector(n, rows, a=place, a_stride=stride, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
@@ -208,15 +211,42 @@ class LayerBuilder:
         self.vector(n, rows, a=centred, a_stride=stride, c_kind=Operand.STREAM, c=at[f"{name}_bias"],
                     **target or in_place)
 
-    def _rms_norm(self, name, n, rows, place, stride, target):
+    def _rms_norm(self, name, n, rows, place, stride, target, summed=False):
         """Rows times gain, over their root mean square."""
         at = self.plan.scratch
-        self.vector(n, rows, a=place, a_stride=stride, square=1, reduce=Reduce.SUM, result=at["sum"], result_stride=1)
+        if not summed:
+            self.vector(n, rows, a=place, a_stride=stride, square=1, reduce=Reduce.SUM, result=at["sum"],
+                        result_stride=1)
+            self._inverse(n, rows)
+        self.vector(n, rows, a=place, a_stride=stride, b_kind=Operand.ROW, b=at["inverse"], b_stride=1,
+                    d_kind=Operand.STREAM, d=at[name], **target)
+
+    def _inverse(self, n, rows):
+        """Reciprocals of root mean squares, from the sums of n squares."""
+        at = self.plan.scratch
         self.vector(1, rows, a=at["sum"], a_stride=1, b_kind=Operand.IMMEDIATE, b_immediate=fp32(1 / n),
                     c_kind=Operand.IMMEDIATE, c_immediate=fp32(self.shape.norm_eps), function=self.function("rsqrt"),
                     dest=Dest.FP32, target=at["inverse"], target_stride=1)
-        self.vector(n, rows, a=place, a_stride=stride, b_kind=Operand.ROW, b=at["inverse"], b_stride=1,
-                    d_kind=Operand.STREAM, d=at[name], **target)
+
+    def add_squares(self, source, sums, first, count, n):
+        """Add the squares of the elements ``first`` .. ``first`` + ``count`` of the tokens' rows of ``source`` (n each)
+        to the partial sums of SUM, which lie in the place of the first elements of ``sums``. Elements come in order."""
+        width, stride, at = self.config.group_words, self.groups(n), self.plan.scratch
+        while count:
+            place = first % PARTIALS
+            taken = min(count, PARTIALS - place)
+            partial = {"target": at[sums] + place // width, "target_stride": stride}
+            before = {"c_kind": Operand.STREAM, "c": partial["target"], "c_stride": stride} if first >= PARTIALS else {}
+            self.vector(taken, self.tokens, a=at[source] + first // width, a_stride=stride, square=1, **before,
+                        dest=Dest.FP32, **partial)
+            first, count = first + taken, count - taken
+
+    def root_mean_square(self, sums, n):
+        """What ``norm`` begins with, from the partial sums that ``add_squares`` made of rows of n."""
+        at = self.plan.scratch
+        self.vector(min(n, PARTIALS), self.tokens, a=at[sums], a_stride=self.groups(n), reduce=Reduce.SUM,
+                    result=at["sum"], result_stride=1)
+        self._inverse(n, self.tokens)
 
     # Heads.
 

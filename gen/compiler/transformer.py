@@ -12,7 +12,9 @@ from .residual import project_to_residual
 __all__ = ["plan_projections", "begin_layer", "emit_layer"]
 
 PIECES = 4
-"""Pieces of o_proj and down_proj whose results are taken up while the next one is computed."""
+"""Pieces of o_proj and down_proj whose results are taken up while the next one is computed, in decode."""
+PIECE = 32
+"""Outputs of such a piece in prefill: the array waits while the last one is taken up."""
 
 
 def plan_projections(b):
@@ -53,7 +55,8 @@ def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda firs
     """
     shape, hidden = b.shape, b.shape.hidden
     width = shape.heads * shape.head_dim
-    o_pieces = b.pieces(hidden, hidden // PIECES)
+    o_pieces = b.pieces(hidden, hidden // PIECES if b.decode else PIECE)
+    sums = _sums_early(b) and shape.topology == "sequential"
     with b.label("projections"):
         _project_heads(b)
     with b.label("kv_cache"):
@@ -71,7 +74,7 @@ def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda firs
         attention.attention(b)
     with b.label("o_proj"):
         b.load_vectors(OUTPUT)
-        project_to_residual(b, width, "o", o_pieces, bias="o_bias",
+        project_to_residual(b, width, "o", o_pieces, bias="o_bias", sums=sums,
                             post_norm="post_attn_norm" if shape.topology == "sandwich" else None)
     source = "h" if shape.topology == "parallel_shared" else "h_ffn"
     with b.label("up_proj"):
@@ -79,22 +82,30 @@ def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda firs
             b.norm("attn_norm", "x", hidden)
             _round_x(b, source)
         elif shape.topology in ("sequential", "sandwich"):
-            b.norm("ffn_norm", "x", hidden, **b.operand(source, hidden))
+            b.norm("ffn_norm", "x", hidden, summed=sums, **b.operand(source, hidden))
         b.load_vectors(FFN)
         feed_forward.activate(b, source)
     if upcoming and b.decode:   # in decode nothing else lies in these places
         begin_layer(upcoming, b)
     with b.label("down_proj"):
-        _add_feed_forward(b, o_pieces, finished)
+        _add_feed_forward(b, o_pieces, upcoming, finished)
     if upcoming and not b.decode:
         begin_layer(upcoming, b)
 
 
-def _add_feed_forward(b, pieces, finished):
+def _sums_early(b):
+    """Whether root mean squares of x are computed beside the projection before the norm: it takes the vector unit more
+    time in all, which it has where the array works on many rows."""
+    return b.shape.norm == "rms_norm" and not b.decode
+
+
+def _add_feed_forward(b, pieces, upcoming, finished):
     """down_proj into the residual, and the layer's last norm."""
     shape, hidden = b.shape, b.shape.hidden
     sandwich, post = shape.topology == "sandwich", shape.topology == "post_norm"
     in_pieces = {} if sandwich or post else {"then": finished}
+    if in_pieces and upcoming and _sums_early(b):
+        in_pieces["sums"] = upcoming.summed = True
     project_to_residual(b, shape.ffn, "gated", pieces, bias="down_bias",
                         post_norm="post_ffn_norm" if sandwich else None, **in_pieces)
     if post:
@@ -109,9 +120,9 @@ def _project_heads(b):
     if shape.topology == "post_norm":
         _round_x(b, "h")
     else:
-        b.norm("attn_norm", "x", hidden, **b.operand("h", hidden))
+        b.norm("attn_norm", "x", hidden, summed=b.summed, **b.operand("h", hidden))
     if shape.topology == "parallel":
-        b.norm("ffn_norm", "x", hidden, **b.operand("h_ffn", hidden))
+        b.norm("ffn_norm", "x", hidden, summed=b.summed, **b.operand("h_ffn", hidden))
     for name in ("k", "v"):
         b.project(hidden, kv_width, activation="h", dest=b.plan.scratch[name], dest_stride=shape.kv_heads * b.head)
     attention.first_queries(b)
