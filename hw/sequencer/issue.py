@@ -1,6 +1,6 @@
 """Reads commands, patches them with scalar registers, carries out SCALAR, BRANCH and END, passes the rest on."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,13 +23,15 @@ from .scalar import ScalarUnit
 __all__ = ["Issue"]
 
 FIRST_WORD = 2  # behind header and patches
+PATCH = data.StructLayout({"word": 4, "register": 4})
 
 
 class Issue(wiring.Component):
     """One command at a time, in program order.
 
-    A command takes 2 cycles of header, one for each word up to its last one that means something, one for each patch,
-    and the wait. It waits with its words already in the unit's queue, so that it begins soon after what it waits for.
+    A command takes 2 cycles of header, one for each word up to its last one that means something, one for each patch
+    and one more for each patched word, and the wait, of a cycle at least. It waits with its words already in the unit's
+    queue, so that it begins soon after what it waits for.
 
     Members
     -------
@@ -67,28 +69,35 @@ class Issue(wiring.Component):
         wiring.connect(m, scalar.memory, fetch.data)
 
         self._opcode = opcode = Signal(8)
-        self._is_unit = is_unit = Signal()
-        self._patches = Signal(data.ArrayLayout(data.StructLayout({"word": 4, "register": 4}), PATCHES))
+        self._is_unit = Signal()
+        self._patches = Signal(data.ArrayLayout(PATCH, PATCHES))
+        self._pending = Signal(PATCHES)     # of the word in work, those that are still to be added
         self._decoded = Signal(64)          # words 2 and 3, of SCALAR and BRANCH
         self._jump = Signal()
-        self._target = Signal(32, reset_less=True)
+        self._unknown = Signal()            # the opcode is none
+        self._ready = Signal()              # the command's unit has room for it
         self._last = Signal(range(COMMAND_WORDS))    # last word of the command in work
+        self._at_last = Signal()
         argument, last = Signal(range(ARGUMENTS)), Signal(range(COMMAND_WORDS), init=FIRST_WORD + 1)
         for unit in Unit:
-            with m.If(opcode == Opcode[unit.name]):
-                m.d.comb += [self.unit.eq(unit), is_unit.eq(1), last.eq(last_word(Opcode[unit.name]))]
-        self._command = Cat(Const(0, 32 * FIRST_WORD), self._decoded)
-        m.d.comb += scalar.command.payload.as_value().eq(self._command)
-        m.d.comb += self.error.eq(scalar.error)
+            with m.If(self._is_unit & (self.unit == unit)):
+                m.d.comb += last.eq(last_word(Opcode[unit.name]))
+        self._branch = Signal(layout(Opcode.BRANCH))
+        command = Cat(Const(0, 32 * FIRST_WORD), self._decoded)
+        m.d.comb += [scalar.command.payload.as_value().eq(command), self._branch.as_value().eq(command)]
+        m.d.comb += [self.error.eq(scalar.error), fetch.jump.eq(self._jump)]
+        known = Cat(opcode == code for code in Opcode).any()
+        m.d.sync += [
+            self._jump.eq(0), self._unknown.eq(~known),
+            self._ready.eq(known & (opcode != Opcode.END) & (~self._is_unit | self.room.bit_select(self.unit, 1))),
+        ]
 
         header = fetch.word.payload
         with m.FSM() as fsm:
             with m.State("IDLE"):
-                m.d.comb += fetch.target.eq(self.program)
-                m.d.sync += [argument.eq(0), self.address.eq(self.program)]
+                m.d.sync += [argument.eq(0), self.address.eq(self.program), fetch.target.eq(self.program)]
                 with m.If(self.start):
-                    m.d.comb += fetch.jump.eq(1)
-                    m.d.sync += fetch.enable.eq(1)
+                    m.d.sync += [fetch.enable.eq(1), self._jump.eq(1)]
                     m.next = "ARGUMENTS"
             with m.State("ARGUMENTS"):
                 m.d.comb += [scalar.put.eq(1), scalar.put_index.eq(argument + 1),
@@ -99,29 +108,35 @@ class Issue(wiring.Component):
             with m.State("HEADER"):
                 first_wait = HEADER[f"wait_{Unit(0).name.lower()}"].lsb
                 m.d.comb += fetch.word.ready.eq(1)
-                m.d.sync += [opcode.eq(header[:8]), self.waits.eq(header[first_wait:])]
+                m.d.sync += [opcode.eq(header[:8]), self.waits.eq(header[first_wait:]), self._is_unit.eq(0)]
+                for unit in Unit:
+                    with m.If(header[:8] == Opcode[unit.name]):
+                        m.d.sync += [self.unit.eq(unit), self._is_unit.eq(1)]
                 self._fetch_errors(m)
                 with m.If(fetch.word.valid):
                     m.next = "PATCHES"
             with m.State("PATCHES"):
                 m.d.comb += fetch.word.ready.eq(1)
-                m.d.sync += [self._patches.eq(header), self.word.eq(FIRST_WORD), self._last.eq(last)]
+                m.d.sync += [
+                    self._patches.eq(header), self.word.eq(FIRST_WORD), self._last.eq(last),
+                    self._at_last.eq(last == FIRST_WORD),
+                    self._pending.eq(_matches(data.View(self._patches.shape(), header), FIRST_WORD)),
+                ]
                 self._fetch_errors(m)
                 with m.If(fetch.word.valid):
                     m.next = "WORDS"
             with m.State("WORDS"):
                 self._build_words(m)
             with m.State("WAIT"):
+                m.d.comb += self.waiting.eq(~self.allowed)
                 with m.If(self.allowed):
-                    m.next = "EXECUTE"
-                with m.Else():
-                    m.d.comb += self.waiting.eq(1)
-            with m.State("EXECUTE"):
-                self._build_execute(m)
-            with m.State("JUMP"):
-                m.d.comb += [fetch.target.eq(self._target), fetch.jump.eq(self._jump)]
-                m.d.sync += self.address.eq(self._target)
-                m.next = "HEADER"
+                    self._build_execute(m)
+            with m.State("SCALAR"):
+                m.d.comb += scalar.command.valid.eq(1)
+                with m.If(scalar.command.ready):
+                    m.d.sync += self.address.eq(self.address + COMMAND_BYTES)
+                    m.next = "HEADER"
+            self._build_branch(m)
         m.d.comb += self.in_work.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("ARGUMENTS") | fsm.ongoing("HEADER")))
         return m
 
@@ -133,77 +148,76 @@ class Issue(wiring.Component):
 
     def _build_words(self, m):
         """The words of a command, once its unit has room for them; the end of the program."""
-        known = Cat(self._opcode == code for code in Opcode).any()
-        with m.If(~known):
-            m.d.comb += self.error.eq(ErrorCode.BAD_OPCODE)
-        with m.Elif(self._opcode == Opcode.END):
-            with m.If(self.idle):
-                m.d.comb += self.finished.eq(1)
-                m.d.sync += self._fetch.enable.eq(0)
-                m.next = "IDLE"
-        with m.Elif(~self._is_unit | self.room.bit_select(self.unit, 1)):
+        with m.If(self._ready):
             self._build_patching(m)
-        with m.Else():
+        with m.Elif(self._unknown):
+            m.d.comb += self.error.eq(ErrorCode.BAD_OPCODE)
+        with m.Elif(self._opcode != Opcode.END):
             m.d.comb += self.waiting.eq(1)
+        with m.Elif(self.idle):
+            m.d.comb += self.finished.eq(1)
+            m.d.sync += self._fetch.enable.eq(0)
+            m.next = "IDLE"
 
     def _build_patching(self, m):
-        """Each word plus the registers patched into it; a patch takes a cycle before its word passes."""
-        fetch, scalar = self._fetch, self._scalar
-        addend = Signal(32)
-        applied = Signal(PATCHES)
-        pending = Signal(PATCHES)
-        registers = Array(patch.register for patch in self._patches)
-        m.d.comb += pending.eq(Cat((patch.word == self.word) & (patch.register != 0)
-                                   for patch in self._patches) & ~applied)
+        """Each word plus the registers patched into it: a register is read in one cycle and added in the next."""
+        fetch, scalar, pending = self._fetch, self._scalar, self._pending
+        addend, register = Signal(32), Signal(32)
+        adding = Signal()
         m.d.comb += self.value.eq(fetch.word.payload + addend)
         for i in reversed(range(PATCHES)):
             with m.If(pending[i]):
-                m.d.comb += scalar.index.eq(registers[i])
+                m.d.comb += scalar.index.eq(self._patches[i].register)
+        m.d.sync += [register.eq(scalar.value), adding.eq(pending.any())]
+        with m.If(adding):
+            m.d.sync += addend.eq(addend + register)
         with m.If(pending.any()):
-            m.d.sync += [addend.eq(addend + scalar.value), applied.eq(applied | (pending & (~pending + 1)))]
-        with m.Else():
+            m.d.sync += pending.eq(pending & (pending - 1))
+        with m.Elif(~adding):
             self._fetch_errors(m)
-            m.d.comb += [fetch.word.ready.eq(1), fetch.skip.eq(self.word == self._last),
+            m.d.comb += [fetch.word.ready.eq(1), fetch.skip.eq(self._at_last),
                          self.write.eq(fetch.word.valid & self._is_unit)]
             with m.If(fetch.word.valid):
-                m.d.sync += [self.word.eq(self.word + 1), addend.eq(0)]
+                following = Signal.like(self.word)
+                m.d.comb += following.eq(self.word + 1)
+                m.d.sync += [self.word.eq(following), addend.eq(0), self._at_last.eq(following == self._last),
+                             pending.eq(_matches(self._patches, following))]
                 with m.If(self.word < FIRST_WORD + 2):
                     m.d.sync += self._decoded.word_select(self.word[0], 32).eq(self.value)
-                with m.If(self.word == self._last):
+                with m.If(self._at_last):
                     m.d.comb += self.written.eq(self._is_unit)
-                    m.d.sync += applied.eq(0)
                     m.next = "WAIT"
-                    with m.If(self.allowed):
-                        m.next = "EXECUTE"
 
     def _build_execute(self, m):
-        scalar = self._scalar
-        branch = Signal(layout(Opcode.BRANCH))
-        m.d.comb += branch.as_value().eq(self._command)
-        following = Signal(32)
-        tested, jump = Signal(32), Signal()
-        m.d.comb += [
-            following.eq(self.address + COMMAND_BYTES),
-            tested.eq(scalar.value - (branch.condition == Condition.LOOP)),
-            jump.eq((branch.condition == Condition.ALWAYS)
-                    | ((tested == 0) == (branch.condition == Condition.ZERO))),
-        ]
         with m.If(self._is_unit):
             m.d.comb += self.commit.eq(1)
-            m.d.sync += self.address.eq(following)
+            m.d.sync += self.address.eq(self.address + COMMAND_BYTES)
             m.next = "HEADER"
         with m.Elif(self._opcode == Opcode.SCALAR):
-            m.d.comb += scalar.command.valid.eq(1)
-            with m.If(scalar.command.ready):
-                m.d.sync += self.address.eq(following)
-                m.next = "HEADER"
+            m.next = "SCALAR"
         with m.Else():
-            m.d.comb += [
-                scalar.index.eq(branch.rs), scalar.put_index.eq(branch.rs), scalar.put_value.eq(tested),
-                scalar.put.eq(branch.condition == Condition.LOOP),
-            ]
-            m.d.sync += [
-                self._jump.eq(jump),
-                self._target.eq(Mux(jump, self.address + branch.distance * COMMAND_BYTES, following)),
-            ]
+            m.next = "BRANCH"
+
+    def _build_branch(self, m):
+        """States of a branch: read the register, test it, jump."""
+        fetch, scalar = self._fetch, self._scalar
+        branch = self._branch
+        loop = branch.condition == Condition.LOOP
+        tested = Signal(32)
+        m.d.sync += tested.eq(scalar.value - loop)
+        with m.State("BRANCH"):
+            m.d.comb += scalar.index.eq(branch.rs)
+            m.d.sync += fetch.target.eq(self.address + branch.distance * COMMAND_BYTES)
+            m.next = "TEST"
+        with m.State("TEST"):
+            m.d.comb += [scalar.put_index.eq(branch.rs), scalar.put_value.eq(tested), scalar.put.eq(loop)]
+            m.d.sync += self._jump.eq((branch.condition == Condition.ALWAYS)
+                                      | ((tested == 0) == (branch.condition == Condition.ZERO)))
             m.next = "JUMP"
+        with m.State("JUMP"):
+            m.d.sync += self.address.eq(Mux(self._jump, fetch.target, self.address + COMMAND_BYTES))
+            m.next = "HEADER"
+
+
+def _matches(patches, word):
+    return Cat((patch.word == word) & (patch.register != 0) for patch in patches)

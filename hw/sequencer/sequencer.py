@@ -21,7 +21,7 @@ class Sequencer(wiring.Component):
     """Issues a program's commands to the units, in order.
 
     A command is issued when, for each unit, no more commands are unfinished than its wait field allows. Commands that
-    need not wait follow each other every 9 to 20 cycles. END waits for all units.
+    need not wait follow each other every 9 to 24 cycles. END waits for all units.
     On an error (of a command, a unit, the watchdog, or ``stop``) ``abort`` goes up and stays until the bus is idle;
     it resets the units.
 
@@ -85,7 +85,8 @@ class Sequencer(wiring.Component):
         quiet = Signal(32)
         held = Signal(range(ABORT_CYCLES))
         expired = Signal()
-        m.d.comb += expired.eq((self.watchdog != 0) & (quiet == self.watchdog))
+        error = Signal(8)  # of the command in work; it stands, so that a cycle later does no harm
+        m.d.sync += [expired.eq((self.watchdog != 0) & (quiet == self.watchdog)), error.eq(issue.error)]
         with m.If(self.progress | issue.commit | ~self.busy):
             m.d.sync += quiet.eq(0)
         with m.Else():
@@ -105,8 +106,8 @@ class Sequencer(wiring.Component):
                 m.d.sync += held.eq(0)
                 with m.If(tracking.error):
                     fail(tracking.code, tracking.error_address)
-                with m.Elif(issue.error != ErrorCode.NONE):
-                    fail(issue.error, issue.address)
+                with m.Elif(error != ErrorCode.NONE):
+                    fail(error, issue.address)
                 with m.Elif(self.stop):
                     fail(ErrorCode.ABORTED, issue.address)
                 with m.Elif(expired):

@@ -21,9 +21,9 @@ class Tracking(wiring.Component):
     status_* : In(UnitStatus)
     waits : In(4 * units)   the wait fields of the command in work
     allowed : Out(1)        they are met
-    room : Out(units)       a bit a unit: another command can be counted
+    room : Out(units)       a bit a unit: another command can be counted; like all below a cycle late
     idle : Out(1)           no command is unfinished
-    error, code, error_address : Out   a unit reports an error (the first unit's, if several do)
+    error, code, error_address : Out   a unit reports an error (the last unit's, if several do)
     """
 
     def __init__(self):
@@ -36,6 +36,7 @@ class Tracking(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        m.d.sync += self.error.eq(0)
         met, room, idle = [], [], []
         for unit in Unit:
             name = unit.name.lower()
@@ -53,10 +54,11 @@ class Tracking(wiring.Component):
             ]
             m.d.sync += [unfinished.eq(unfinished + issued - status.done), head.eq(head + status.done)]
             with m.If(status.error):
-                m.d.comb += [self.error.eq(1), self.code.eq(status.code), self.error_address.eq(read.data)]
+                m.d.sync += [self.error.eq(1), self.code.eq(status.code), self.error_address.eq(read.data)]
             wait = self.waits.word_select(unit, 4)
             met.append((wait == NO_WAIT) | (unfinished <= wait))
             room.append(unfinished < LIMIT)
             idle.append(unfinished == 0)
-        m.d.comb += [self.allowed.eq(Cat(met).all()), self.room.eq(Cat(room)), self.idle.eq(Cat(idle).all())]
+        m.d.comb += self.allowed.eq(Cat(met).all())
+        m.d.sync += [self.room.eq(Cat(room)), self.idle.eq(Cat(idle).all())]
         return m
