@@ -114,7 +114,8 @@ class ProgramFetch(wiring.Component):
         with m.If(self.jump):
             m.d.sync += [
                 unwanted.eq(flight - program_beat), reserved.eq(0), stored.eq(0), head.eq(0), tail.eq(0),
-                self._lane.eq(0), faulted.eq(0), room.eq(0), skipping.eq(0), self.word.valid.eq(0), offset.eq(self.target),
+                self._lane.eq(0), faulted.eq(0), room.eq(0), skipping.eq(0), self.word.valid.eq(0),
+                offset.eq(self.target),
             ]
         return m
 
