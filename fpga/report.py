@@ -13,7 +13,7 @@ COLUMNS = ("date", "board", "configuration", "part", "lut", "ff", "dsp", "bram",
 
 _TIMED = re.compile(r"^posedge (\S+)$")
 _CELL_TYPES = re.compile(r"_(?:TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|DFF\w*|SB_\w+|ALU|MUX2_LUT\d)_")
-DEPTH = 2  # levels of the hierarchy that the critical path is told by
+DEPTH = 4  # levels of the hierarchy that the critical path is told by
 
 
 def resources(report, flow):

@@ -75,11 +75,9 @@ class BoardTop(wiring.Component):
         wiring.connect(m, bridge.write, arbiter.writes[1])
         wiring.connect(m, arbiter.read, memory.read)
         wiring.connect(m, arbiter.write, memory.write)
-        m.d.comb += [
-            self._receiver.rx.eq(self.rx), self.tx.eq(self._transmitter.tx), bridge.irq.eq(accelerator.irq),
-            self.leds.eq(Cat(accelerator.trace_busy, memory.initialised if self._has_sdram else 1, bridge.linked,
-                             bridge.faulty)),
-        ]
+        m.d.comb += [self._receiver.rx.eq(self.rx), self.tx.eq(self._transmitter.tx), bridge.irq.eq(accelerator.irq)]
+        m.d.sync += self.leds.eq(Cat(accelerator.trace_busy, memory.initialised if self._has_sdram else 1,
+                                     bridge.linked, bridge.faulty))
         if self._has_sdram:
             wiring.connect(m, wiring.flipped(self.sdram), memory.pins)
         return m

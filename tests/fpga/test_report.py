@@ -29,7 +29,7 @@ def test_clocks(routed):
 
 def test_critical_path(routed):
     path = report.critical_path(routed)
-    assert path["modules"] == {"top.accelerator": 3.5, "top.memory": 2.25}
+    assert path["modules"] == {"top.accelerator.sequencer.issue": 3.5, "top.memory.rows.registers": 2.25}
     del path["modules"]
     assert path == {"clock": "clk", "ns": 5.75, "from": "top.accelerator.sequencer.issue.fsm_state",
                     "to": "top.accelerator.sequencer.issue._target", "levels": 2, "logic_ns": 1.0, "routing_ns": 4.75}
@@ -52,7 +52,7 @@ def _whole(routed):
 def test_markdown(routed):
     text = report.markdown(_whole(routed))
     for line in ("| lut | 1234 | 24288 | 5 % |", "| clk | 173.91 MHz | 200.0 MHz | NOT met |", "timing NOT met",
-                 "| top.memory | 2.25 |", "| b.bit | `ff` |"):
+                 "| top.memory.rows.registers | 2.25 |", "| b.bit | `ff` |"):
         assert line in text
 
 
