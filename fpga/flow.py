@@ -15,7 +15,7 @@ class Flow:
     synthesis : str           Yosys' command, to which ``-top`` and ``-json`` are added
     router, packer : str      programs of ``tools.TOOLS``
     constraints : str         suffix of the constraints' file that the platform writes
-    constrain : str           option of the router that takes it; "" where it goes another way
+    options : tuple           further options of the router, among them the one that takes the constraints
     routed : str              suffix of the routed design
     write : str               option of the router that takes it
     bitstream : str           suffix of the bitstream
@@ -26,7 +26,7 @@ class Flow:
     router: str
     packer: str
     constraints: str
-    constrain: tuple[str, ...]
+    options: tuple[str, ...]
     routed: str
     write: str
     bitstream: str
@@ -34,7 +34,7 @@ class Flow:
 
     def route_command(self, part, *, name, frequency):
         """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
-        return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
+        return [*part.device, *(word.format(name=name) for word in self.options), "--json", f"{name}.json",
                 self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
                 "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
 
@@ -48,11 +48,11 @@ class Flow:
 FLOWS = {
     "ecp5": Flow(
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
-        constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
+        options=("--lpf", "{name}.lpf", "--router", "router2"), routed="config", write="--textcfg", bitstream="bit",
         cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),
     "gowin": Flow(
         synthesis="synth_gowin -family gw2a", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
-        constrain=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
+        options=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
         bitstream="fs",
         cells={"lut": ("LUT4",), "ff": ("DFF",), "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18",
                                                          "MULTALU36X18", "MULT36X36"), "bram": ("BSRAM",)}),

@@ -91,6 +91,16 @@ def test_budgets_fit_their_devices():
             assert budgets[preset][figure] <= getattr(device, figure)
 
 
+def test_multipliers_and_block_rams_of_units_are_exact():
+    """The last record of each unit has as many as its budget says, not fewer."""
+    with open(BUDGETS.with_name("history.csv"), newline="") as file:
+        last = {row["name"]: row for row in csv.DictReader(file)}
+    for name, budget in read_budgets(BUDGETS).items():
+        if "_" in name:
+            assert {figure: int(last[name][figure]) for figure in ("dsp", "bram")} == \
+                {figure: budget[figure] for figure in ("dsp", "bram")}, name
+
+
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("small_")])
 def test_units_are_made_as_the_accelerator_makes_them(name):
     Fragment.get(TARGETS[name](), None)
