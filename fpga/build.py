@@ -33,9 +33,10 @@ _TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to place|no BELs remaining|fai
 def build(board, config, folder, *, tools="auto", progress=lambda text: None):
     """Build the bitstream of ``board`` with the accelerator ``config`` into ``folder``; returns the report.
 
-    Files: ``NAME.v`` and the constraints, ``NAME.json`` (netlist), the routed design, the bitstream, nextpnr's own
-    report and the logs, ``report.json`` and ``report.md``. ``progress`` hears what is being done. Where timing is not
-    met everything is written, and the report's ``timing_met`` is False: the caller tells.
+    Files: ``configuration.toml`` (for ``tilewright complete --config``), ``NAME.v`` and the constraints, ``NAME.json``
+    (netlist), the routed design, the bitstream, nextpnr's own report and the logs, ``report.json`` and ``report.md``.
+    ``progress`` hears what is being done. Where timing is not met everything is written, and the report's
+    ``timing_met`` is False: the caller tells.
 
     Raises UserError where a tool is missing or the configuration is too large for the part; ToolError where a tool
     fails.
@@ -72,11 +73,13 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
 
 
 def _write_sources(board, config, folder, flow):
-    """Verilog and constraints, both out of Amaranth's platform."""
+    """Configuration; Verilog and constraints, both out of Amaranth's platform."""
     from .boards.pins import BoardPins
     platform, top = board.make_platform(), _top(board.name)
     plan = platform.prepare(BoardPins(board, config), top)
     emit_rtlil(plan.files[f"{top}.il"], name=top, path=folder / f"{board.name}.v")
+    (folder / "configuration.toml").write_text(
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(config).items()))
     (folder / f"{board.name}.{flow.constraints}").write_text(plan.files[f"{top}.{flow.constraints}"])
 
 
@@ -114,7 +117,7 @@ def _run(tool, arguments, folder, log, *, progress=lambda text: None, too_large=
                 if (match := _STAGE.match(line)) and _STAGES[match[1]] != stage:
                     stage = _STAGES[match[1]]
                     progress(stage)
-                if line.startswith("ERROR") or line.strip() and last is None or "rror" in line:
+                if "rror" in line or line.startswith("ERROR"):
                     last = line.strip()
         except BaseException:
             process.kill()

@@ -15,28 +15,30 @@ class Flow:
     synthesis : str           Yosys' command, to which ``-top`` and ``-json`` are added
     router, packer : str      programs of ``tools.TOOLS``
     constraints : str         suffix of the constraints' file that the platform writes
-    options : tuple           further options of the router, among them the one that takes the constraints
+    constrain : str           option of the router that takes it; "" where it goes another way
     routed : str              suffix of the routed design
     write : str               option of the router that takes it
     bitstream : str           suffix of the bitstream
     cells : dict              figure -> the cells of nextpnr's utilisation that make it up
+    route : tuple             further options of the router
     """
 
     synthesis: str
     router: str
     packer: str
     constraints: str
-    options: tuple[str, ...]
+    constrain: tuple[str, ...]
     routed: str
     write: str
     bitstream: str
     cells: dict[str, tuple[str, ...]]
+    route: tuple[str, ...] = ()
 
     def route_command(self, part, *, name, frequency):
         """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
-        return [*part.device, *(word.format(name=name) for word in self.options), "--json", f"{name}.json",
+        return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
                 self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
-                "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
+                "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail", *self.route]
 
     def pack_command(self, name):
         """Arguments of the packer."""
@@ -48,11 +50,12 @@ class Flow:
 FLOWS = {
     "ecp5": Flow(
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
-        options=("--lpf", "{name}.lpf", "--router", "router2"), routed="config", write="--textcfg", bitstream="bit",
-        cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),
+        constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
+        cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)},
+        route=("--router", "router2")),
     "gowin": Flow(
         synthesis="synth_gowin -family gw2a", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
-        options=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
+        constrain=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
         bitstream="fs",
         cells={"lut": ("LUT4",), "ff": ("DFF",), "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18",
                                                          "MULTALU36X18", "MULT36X36"), "bram": ("BSRAM",)}),

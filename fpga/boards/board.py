@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
+from tilewright.gen.configuration import load_preset, read_configuration
 from tilewright.gen.errors import UserError
 
 from ..link.protocol import BAUD
@@ -33,7 +35,7 @@ class Board:
     title : str                  as its makers call it
     platform : str               module and class of amaranth-boards, with its pins
     part : str                   name in ``fpga.parts.PARTS``
-    configuration : str          preset of the accelerator
+    configuration : str          of the accelerator: a preset, or a TOML file in this folder
     frequency : int              Hz of the accelerator's clock, made by the PLL
     memory : SdramMemory or BlockRamMemory
     loader : str                 the board as openFPGALoader calls it
@@ -49,6 +51,12 @@ class Board:
     memory: SdramMemory | BlockRamMemory
     loader: str
     baud: int = BAUD
+
+    def load_configuration(self):
+        """The board's AcceleratorConfig."""
+        if self.configuration.endswith(".toml"):
+            return read_configuration(Path(__file__).parent / self.configuration)
+        return load_preset(self.configuration)
 
     def make_platform(self):
         """A platform of amaranth-boards; raises UserError where that is not installed."""

@@ -11,6 +11,6 @@ __all__ = ["BOARDS"]
 BOARDS = (
     Board(name="tang-primer-20k", title="Tang Primer 20K on its dock",
           platform="tang_primer_20k:TangPrimer20kDockPlatform", part="GW2A-LV18PG256C8/I7",
-          configuration="micro", frequency=27_000_000, memory=BlockRamMemory(bytes=32 << 10), baud=115_200,
-          loader="tangprimer20k"),
+          configuration="tang_primer_20k.toml", frequency=27_000_000, memory=BlockRamMemory(bytes=32 << 10),
+          baud=115_200, loader="tangprimer20k"),
 )

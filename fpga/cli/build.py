@@ -31,11 +31,11 @@ def build(
     from tilewright.fpga.tools import SOURCES
     from tilewright.gen.cli.output import check_writable
     from tilewright.gen.cli.progress import Progress
-    from tilewright.gen.configuration import load_preset, read_configuration
+    from tilewright.gen.configuration import read_configuration
     chosen = find_board(board)
     if tools not in SOURCES:
         raise UserError(f"--tools {tools!r}: unknown; allowed are {', '.join(SOURCES)}")
-    configuration = read_configuration(config) if config else load_preset(chosen.configuration)
+    configuration = read_configuration(config) if config else chosen.load_configuration()
     folder = output or Path("build") / board
     check_writable(history)
     check_writable(folder, is_folder=True)
@@ -74,7 +74,7 @@ def _print(report, folder):
 def boards(as_json: JsonOption = False):
     """List the boards that bitstreams can be built for."""
     from tilewright.fpga.boards import BOARDS
-    rows = [{"name": board.name, "part": board.part, "preset": board.configuration,
+    rows = [{"name": board.name, "part": board.part, "configuration": board.configuration,
              "frequency_mhz": board.frequency / 1e6, "memory": type(board.memory).__name__.removesuffix("Memory"),
              "memory_kib": board.memory.bytes >> 10, "baud": board.baud} for board in BOARDS.values()]
     if as_json:

@@ -44,7 +44,7 @@ def test_pll_makes_the_clock(board):
 
 @each_board
 def test_preset_fits_by_the_estimate(board):
-    config, part = load_preset(board.configuration), PARTS[board.part]
+    config, part = board.load_configuration(), PARTS[board.part]
     count = estimate(config, board, part)
     assert count["dsp"] <= part.dsp and count["bram"] <= part.bram
     assert count["lut"] <= part.lut

@@ -13,7 +13,7 @@ from tilewright.fpga.flow import FLOWS
 from tilewright.fpga.parts import PARTS
 from tilewright.fpga.report import append_history
 from tilewright.fpga.tools import find_tool
-from tilewright.gen.configuration import load_preset
+from tilewright.gen.configuration import read_configuration
 
 PREAMBLE = bytes.fromhex("ffffbdb3")
 """What an ECP5 takes as the start of a bitstream, after the comments (FPGA-TN-02039, table of the bitstream format)."""
@@ -22,9 +22,7 @@ PREAMBLE = bytes.fromhex("ffffbdb3")
 @pytest.mark.slow
 def test_bitstream(tmp_path):
     board = replace(BOARDS["ulx3s-12f"], frequency=40_000_000)
-    config = replace(load_preset("micro"), name="least", formats=("int8",), rows=1, fp16_rows=0, pe_dsps=2,
-                     activation_depth=256, max_hidden=256, max_context=256, max_head_dim=32,
-                     functions=("exp", "silu", "rsqrt", "recip"))
+    config = BOARDS["tang-primer-20k"].load_configuration()
     heard = []
     report = builder.build(board, config, tmp_path, tools="yowasp", progress=heard.append)
 
@@ -32,6 +30,7 @@ def test_bitstream(tmp_path):
         ["generating Verilog", "synthesis", "place and route", "packing the bitstream"]
     assert "routing" in heard and len(heard) < 10
     assert report == json.loads((tmp_path / "report.json").read_text())
+    assert read_configuration(tmp_path / "configuration.toml") == config
     assert report["timing_met"] and report["clocks"]["pll.o"]["constraint_mhz"] == 40
     used = {figure: value["used"] for figure, value in report["resources"].items()}
     count = estimate(config, board, PARTS[board.part])
