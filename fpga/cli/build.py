@@ -68,6 +68,9 @@ def _print(report, folder):
         typer.echo(f"{figure}: {value['used']} of {value['available']}")
     for name, clock in report["clocks"].items():
         typer.echo(f"clock {name}: {clock['mhz']} MHz reached, {clock['constraint_mhz']} MHz asked")
+    if path := report["critical_path"]:
+        typer.echo(f"critical path: {path['ns']} ns from {path['from']} to {path['to']}")
+    typer.echo(", ".join(f"{step} {seconds} s" for step, seconds in report["seconds"].items()))
     typer.echo(folder / report["bitstream"])
 
 

@@ -97,6 +97,32 @@ def test_router_that_fails(tmp_path):
         builder._run(tool, [], tmp_path, "log", too_large="c is too large for p")
 
 
+@pytest.mark.parametrize("reached, code", [(79.99, 1), (80.0, 0)])
+def test_timing_that_is_not_met(command, monkeypatch, tmp_path, reached, code):
+    """The report is printed in either case, and the history keeps it."""
+    report = {
+        "board": "icepi-zero", "configuration": {"name": "small"}, "part": "P", "bitstream": "b.bit",
+        "resources": {"lut": {"used": 5, "available": 10}}, "timing_met": code == 0, "frequency_mhz": 80.0,
+        "clocks": {"pll.o": {"mhz": reached, "constraint_mhz": 80.0, "met": code == 0}}, "configuration_hash": "0" * 64,
+        "critical_path": {"ns": 12.5, "from": "a", "to": "b"}, "seconds": {"synthesis": 1.5, "all": 1.5}}
+    monkeypatch.setattr(builder, "build", lambda *arguments, **options: report)
+    got, out, error = command("build", "--board", "icepi-zero", "-o", "out", "--history", "h.csv")
+    assert got == code
+    for line in ("lut: 5 of 10", f"clock pll.o: {reached} MHz reached, 80.0 MHz asked", "synthesis 1.5 s, all 1.5 s",
+                 "critical path: 12.5 ns from a to b", "out/b.bit"):
+        assert line in out.splitlines()
+    assert str(reached) in (tmp_path / "h.csv").read_text()
+    if code:
+        assert "timing is not met: clock pll.o reaches 79.99 of 80.0 MHz; the critical path is in out/report.md" in \
+            _one_line(error)
+
+
+def test_folder_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "out").write_text("")
+    code, _, error = command("build", "--board", "icepi-zero", "-o", "out/here")
+    assert code == 2 and "out/here: cannot be written" in _one_line(error)
+
+
 def test_flash_without_a_bitstream(command):
     code, _, error = command("flash", "--board", "ulx3s-85f")
     assert code == 2 and "build/ulx3s-85f/ulx3s-85f.bit: no bitstream; tilewright build --board" in _one_line(error)
