@@ -1,0 +1,115 @@
+# amaranth: UnusedElaboratable=no
+"""fpga/netlist.py and fpga/hdl/ecp5_cells.sv: netlists for ECP5 do in every cycle what their designs do."""
+
+import functools
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from tilewright.fpga.netlist import ecp5_netlist
+from tilewright.gen.verilog import emit
+from tilewright.sim.loop import build_loop
+from tilewright.sim.verilator import environment
+
+HERE = Path(__file__).parent
+SEED = 21
+
+
+class Flat(wiring.Component):
+    """A component with all its inputs as ``i`` and all its outputs as ``o``."""
+
+    def __init__(self, unit):
+        self._unit = unit
+        members = list(unit.signature.flatten(unit))
+        self._inputs, self._outputs = (
+            [Value.cast(value) for _, member, value in members if member.flow == flow] for flow in (In, Out))
+        super().__init__({"i": In(sum(map(len, self._inputs))), "o": Out(sum(map(len, self._outputs)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.unit = self._unit
+        m.d.comb += [Cat(self._inputs).eq(self.i), self.o.eq(Cat(self._outputs))]
+        return m
+
+
+def compare(make, folder, *, cycles, change=lambda netlist: netlist):
+    """Run the component that ``make`` makes beside its netlist, whose text goes through ``change``.
+
+    Returns exit code, text of the simulation, and how often each kind of cell stands in the netlist.
+    """
+    print(f"seed {SEED}")
+    unit, netlist = Flat(make()), folder / "netlist.sv"
+    emit(unit, name="unit", path=folder / "unit.v")
+    ecp5_netlist(folder / "unit.v", top="unit", name="unit_netlist", path=netlist)
+    text = netlist.read_text()
+    netlist.write_text(change(text))
+    program = build_loop(Flat(make()), HERE / "netlist_bench.cpp", folder=folder, top="netlist_bench",
+                         hdl=[HERE / "netlist_bench.sv", netlist],
+                         macros={"INPUTS": len(unit.i), "OUTPUTS": len(unit.o)})
+    result = subprocess.run([program, str(cycles), f"+verilator+seed+{SEED}"], capture_output=True, text=True,
+                            env=environment(), cwd=folder)
+    cells = re.findall(r"^  ([A-Z]\w+) ", text.partition("endmodule")[0], re.MULTILINE)
+    return result.returncode, result.stdout + result.stderr, {cell: cells.count(cell) for cell in set(cells)}
+
+
+class Cells(wiring.Component):
+    """Memories of each width that a block RAM's port has, with byte enables, contents, and the promise ``no_rw_check``
+    or the logic in its place; products of signed and unsigned numbers between registers."""
+
+    MEMORIES = [(36, 512, 9, True), (32, 512, 8, False), (36, 512, 36, True), (18, 1024, 9, True), (16, 1024, 16, False),
+                (9, 2048, 9, True), (4, 4096, 4, True), (2, 8192, 2, True), (1, 16384, 1, True)]
+    """Width, depth, granularity, promise."""
+    TABLES = [(36, 512), (18, 1024), (9, 2048)]
+    OPERANDS = [signed(18), unsigned(18), signed(8), unsigned(24)]
+
+    def __init__(self):
+        results = [row[0] for row in (*self.MEMORIES, *self.TABLES)] + [2 * shape.width for shape in self.OPERANDS]
+        super().__init__({"write": In(7), "read": In(7), "enable": In(4), "get": In(1), "word": In(36),
+                          "o": Out(sum(results))})
+
+    def elaborate(self, platform):
+        m = Module()
+        results = [self._memory(m, *row) for row in self.MEMORIES] + [self._table(m, *row) for row in self.TABLES]
+        m.d.comb += self.o.eq(Cat(results + [self._product(m, shape) for shape in self.OPERANDS]))
+        return m
+
+    def _memory(self, m, width, depth, granularity, promise):
+        attributes = {"no_rw_check": 1, "ram_style": "block"} if promise else {"ram_style": "block"}
+        m.submodules += (store := memory.Memory(shape=width, depth=depth, init=[], attrs=attributes))
+        write, read = store.write_port(granularity=granularity), store.read_port()
+        for port, bits in ((write, self.write), (read, self.read)):  # both ends of the address from few bits
+            m.d.comb += port.addr.eq(Cat(bits[:4], bits[4:].replicate(4))[:depth.bit_length() - 1])
+        allowed = self.write != self.read if promise else 1
+        m.d.comb += [write.en.eq(Mux(allowed, self.enable, 0)), write.data.eq(self.word), read.en.eq(self.get)]
+        return read.data
+
+    def _table(self, m, width, depth):
+        words = [(at * 2654435761 >> 7) % (1 << width) for at in range(depth)]
+        m.submodules += (store := memory.Memory(shape=width, depth=depth, init=words, attrs={"rom_style": "block"}))
+        read = store.read_port()
+        m.d.comb += [read.addr.eq(Cat(self.read, self.write)), read.en.eq(self.get)]
+        return read.data
+
+    def _product(self, m, shape):
+        a, b = Signal(shape, reset_less=True), Signal(shape, reset_less=True)
+        o = Signal(2 * shape.width, reset_less=True)
+        m.d.sync += [a.eq(self.word), b.eq(Cat(self.read, self.write, self.enable, self.read)), o.eq(a * b)]
+        return o
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("netlist")
+
+
+def test_cells(folder):
+    """The models of block RAM and multiplier behave as the memories and products that synthesis made them of."""
+    code, text, cells = compare(Cells, folder, cycles=100_000)
+    assert code == 0, text
+    assert "100000 cycles equal" in text
+    print(cells, text)
