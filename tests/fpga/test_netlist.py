@@ -12,11 +12,26 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from tilewright.fpga.netlist import ecp5_netlist
+from tilewright.gen.configuration import load_preset
+from tilewright.gen.functions import function_tables
+from tilewright.gen.generate import build_top
+from tilewright.gen.synthesis import TARGETS
 from tilewright.gen.verilog import emit
+from tilewright.hw.matmul.array import PeRow
+from tilewright.hw.vector.lanes import Lane
+from tilewright.sim import cosim, structures
+from tilewright.sim.golden.layer import LayerShape
+from tilewright.sim.layer_run import golden_tables
 from tilewright.sim.loop import build_loop
 from tilewright.sim.verilator import environment
 
 HERE = Path(__file__).parent
+BUILDS = HERE.parents[1] / "build" / "tests"
+MEMORY_BYTES = 1 << 21
+MEMORY = {"read_latency": 11, "write_latency": 7, "bandwidth": 150, "refresh_every": 300, "refresh_cycles": 25,
+          "stall_ar": 80, "stall_r": 60, "stall_aw": 80, "stall_w": 60, "stall_b": 80, "seed": 5}
+SHAPE = LayerShape(hidden=32, heads=2, kv_heads=1, head_dim=16, ffn=44, norm_eps=1e-5, rope_theta=1e4,
+                   rope_pairing="interleaved")
 SEED = 21
 
 
@@ -61,8 +76,8 @@ class Cells(wiring.Component):
     """Memories of each width that a block RAM's port has, with byte enables, contents, and the promise ``no_rw_check``
     or the logic in its place; products of signed and unsigned numbers between registers."""
 
-    MEMORIES = [(36, 512, 9, True), (32, 512, 8, False), (36, 512, 36, True), (18, 1024, 9, True), (16, 1024, 16, False),
-                (9, 2048, 9, True), (4, 4096, 4, True), (2, 8192, 2, True), (1, 16384, 1, True)]
+    MEMORIES = [(36, 512, 9, True), (32, 512, 8, False), (36, 512, 36, True), (18, 1024, 9, True),
+                (16, 1024, 16, False), (9, 2048, 9, True), (4, 4096, 4, True), (2, 8192, 2, True), (1, 16384, 1, True)]
     """Width, depth, granularity, promise."""
     TABLES = [(36, 512), (18, 1024), (9, 2048)]
     OPERANDS = [signed(18), unsigned(18), signed(8), unsigned(24)]
@@ -102,14 +117,98 @@ class Cells(wiring.Component):
         return o
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("netlist")
+class Small(wiring.Component):
+    """A counter, a product, and a memory whose reads may meet writes though it promises that they do not."""
+
+    def __init__(self, *, meets=False):
+        self._meets = meets
+        super().__init__({"a": In(8), "b": In(8), "write": In(4), "read": In(4), "o": Out(16 + 9 + 8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.store = store = memory.Memory(shape=9, depth=2048, init=[], attrs={"no_rw_check": 1})
+        write, read = store.write_port(), store.read_port()
+        count, product = Signal(8), Signal(16)
+        m.d.comb += [write.addr.eq(self.write), read.addr.eq(self.read), write.data.eq(Cat(self.a, 1)),
+                     write.en.eq(1 if self._meets else self.read != self.write),
+                     self.o.eq(Cat(product, read.data, count))]
+        m.d.sync += [count.eq(count + self.a[0]), product.eq(self.a * self.b)]
+        return m
 
 
-def test_cells(folder):
+def test_small(tmp_path):
+    """A netlist runs beside its design; all kinds of cells are in it, and the block RAM starts at zero."""
+    code, text, cells = compare(Small, tmp_path, cycles=20_000)
+    assert code == 0 and "19999 cycles equal" in text, text
+    assert cells["DP16KD"] == cells["MULT18X18D"] == 1 and {"LUT4", "CCU2C", "TRELLIS_FF"} <= set(cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old, new, says", [
+    (r"\.REGSET\(\"RESET\"\)", '.REGSET("SET")', "netlist and design differ"),
+    (r"\.DATA_WIDTH_A\(32'd9\)", ".DATA_WIDTH_A(32'd8)", "DP16KD: a port of 8 bits"),
+    (r"\.REGMODE_B\(\"NOREG\"\)", '.REGMODE_B("OUTREG")', "netlist and design differ"),
+    (r"\.CLKB\(clk\)", ".CLKB(1'h0)", "DP16KD: the ports have different clocks"),
+    (r"\.SOURCEA\(1'h0\)", ".SOURCEA(1'h1)", "MULT18X18D: operands from the shift chain"),
+], ids=["register", "width", "output_register", "clock", "source"])
+def test_what_is_wrong_is_seen(tmp_path, old, new, says):
+    def change(netlist):
+        changed = re.sub(old, new, netlist)
+        assert changed != netlist
+        return changed
+
+    code, text, _ = compare(Small, tmp_path, cycles=20_000, change=change)
+    assert code and says in text, text
+
+
+@pytest.mark.slow
+def test_broken_promise(tmp_path):
+    """A memory with ``no_rw_check`` whose reads do meet writes."""
+    code, text, _ = compare(functools.partial(Small, meets=True), tmp_path, cycles=20_000)
+    assert code and "netlist and design differ" in text
+
+
+@pytest.mark.slow
+def test_cells(tmp_path):
     """The models of block RAM and multiplier behave as the memories and products that synthesis made them of."""
-    code, text, cells = compare(Cells, folder, cycles=100_000)
-    assert code == 0, text
-    assert "100000 cycles equal" in text
-    print(cells, text)
+    code, text, cells = compare(Cells, tmp_path, cycles=100_000)
+    assert code == 0 and "99999 cycles equal" in text, text
+    assert cells["DP16KD"] == 12 and cells["MULT18X18D"] == 7
+
+
+def pe_row():
+    config = load_preset("medium")
+    return PeRow(lanes=config.lanes, dsp_pairs=config.lanes // 2)
+
+
+def vector_lane():
+    return Lane(tables=function_tables(load_preset("medium").functions), multiply_dsps=4, fp16=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [
+    pe_row, vector_lane, *(TARGETS[f"medium_{name}"] for name in ("sequencer", "load", "store"))],
+    ids=["pe_row", "vector_lane", "sequencer", "load", "store"])
+def test_units(tmp_path, make):
+    code, text, _ = compare(make, tmp_path, cycles=50_000)
+    assert code == 0 and "49999 cycles equal" in text, text
+    assert int(text.split()[-1]) > 5000     # of those 50 000 there are cycles in which the outputs change
+
+
+@pytest.mark.slow
+def test_layers(tmp_path):
+    """``micro`` and its netlist run decoder layers on the same bench: memory, cycles and all other counters are equal,
+    and memory is what the golden model says."""
+    config = load_preset("micro")
+    paths = [tmp_path / "design.v", tmp_path / "netlist.sv"]
+    emit(build_top(config), name=config.module_name, path=paths[0])
+    ecp5_netlist(paths[0], top=config.module_name, path=paths[1])
+    folders = [cosim.build(config, path, BUILDS, memory_bytes=MEMORY_BYTES) for path in paths]
+    tables = golden_tables(function_tables(config.functions))
+    for weights, cache in (("int8", "int8"), ("int4", "fp16")):
+        job = structures.layer_job(config, SHAPE, tables, context=8, prefill=2, decode=2, seed=SEED,
+                                   formats=(weights, cache))
+        design, netlist = (cosim.simulate(folder, job.job(MEMORY), job.image) for folder in folders)
+        assert design.errors == netlist.errors == [None] * len(job.chunks)
+        assert design.counters == netlist.counters
+        assert job.compare(design.memory)[1] == job.compare(netlist.memory)[1] == []
