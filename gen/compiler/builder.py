@@ -7,6 +7,7 @@ import numpy as np
 from tilewright.hw.commands import Dest, Opcode, Operand, Reduce, ScalarOp
 from tilewright.hw.config import BLOCK
 from tilewright.hw.vector.reduce import PARTIALS
+from tilewright.hw.vector.unit import REPEATED_GROUPS
 
 from .assembler import Dynamic
 from .image import KvLayout
@@ -218,8 +219,21 @@ class LayerBuilder:
             self.vector(n, rows, a=place, a_stride=stride, square=1, reduce=Reduce.SUM, result=at["sum"],
                         result_stride=1)
             self._inverse(n, rows)
-        self.vector(n, rows, a=place, a_stride=stride, b_kind=Operand.ROW, b=at["inverse"], b_stride=1,
-                    d_kind=Operand.STREAM, d=at[name], **target)
+        width = self._shared_row(rows)
+        for first in range(0, n, width or n):
+            behind = first // self.config.group_words
+            moved_on = first if target["dest"] == Dest.ACTIVATION else behind
+            self.vector(min(width or n, n - first), rows, a=moved(place, behind), a_stride=stride, b_kind=Operand.ROW,
+                        b=at["inverse"], b_stride=1, d_kind=Operand.STREAM, d=at[name] + behind,
+                        **target | {"target": moved(target["target"], moved_on)})
+
+    def _shared_row(self, rows):
+        """Elements of a norm's gain that the vector unit reads but once for all rows of a command, in blocks of 32;
+        0 where there is one row, or time to read them again."""
+        words = self.config.group_words
+        if self.decode or rows == 1 or self.config.vector_lanes < words:
+            return 0
+        return REPEATED_GROUPS * words // BLOCK * BLOCK
 
     def _inverse(self, n, rows):
         """Reciprocals of root mean squares, from the sums of n squares."""

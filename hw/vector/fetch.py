@@ -17,6 +17,7 @@ class OperandBuffer(wiring.Component):
     A slot is what the lanes take in a cycle: ``lanes`` words. ``take`` reads the next one, which is on ``o`` a cycle
     later. A STREAM operand gives the words of its groups in order and starts a new group with each row; a ROW operand
     gives the first word of one group for a whole row; NONE and IMMEDIATE give a constant, kept in place of a group.
+    With ``repeat`` the first row's groups, ``depth`` at most, serve all rows of the command.
 
     Each buffer counts for itself, so a later operand of the same row is read later by a delayed ``take``, and no
     delay line is needed for it.
@@ -36,6 +37,7 @@ class OperandBuffer(wiring.Component):
     kind : In(2)             Operand, constant while a command runs
     immediate : In(32)       FP32 bits for IMMEDIATE
     swap : In(1)             exchange the elements of each pair
+    repeat : In(1)           each row has the groups of the first one; constant while elements are in work
     write, data : In         a group arrives
     take, row_end : In(1)    a slot is taken; it is the last of its row
     released : Out(1)        this take is the last of a group
@@ -45,8 +47,9 @@ class OperandBuffer(wiring.Component):
     def __init__(self, *, lanes, group_words, depth, neutral):
         self._lanes, self._words, self._depth, self._neutral = lanes, group_words, depth, neutral
         super().__init__({
-            "start": In(1), "kind": In(Operand), "immediate": In(32), "swap": In(1), "write": In(1),
-            "data": In(32 * group_words), "take": In(1), "row_end": In(1), "released": Out(1), "o": Out(32 * lanes),
+            "start": In(1), "kind": In(Operand), "immediate": In(32), "swap": In(1), "repeat": In(1),
+            "write": In(1), "data": In(32 * group_words), "take": In(1), "row_end": In(1), "released": Out(1),
+            "o": Out(32 * lanes),
         })
 
     def elaborate(self, platform):
@@ -77,8 +80,11 @@ class OperandBuffer(wiring.Component):
         ]
         with m.If((stream & self.released) | ((self.kind == Operand.ROW) & self.take & self.row_end)):
             m.d.sync += read.addr.eq(read.addr + 1)
-        with m.If(self.start):
-            m.d.sync += read.addr.eq(write.addr)  # a constant of the command before goes
+        first = Signal.like(read.addr)
+        with m.If(self.repeat & self.take & self.row_end):
+            m.d.sync += read.addr.eq(first)
+        with m.If(self.start):  # a constant or repeated groups of the command before go
+            m.d.sync += [read.addr.eq(write.addr), first.eq(write.addr)]
         for lane, word in enumerate(self._select(read.data, index, stream)):
             m.d.sync += o.word_select(lane, 32).eq(word)
         return m
@@ -97,6 +103,7 @@ class OperandFetch(wiring.Component):
 
     Row after row, group after group: one read for each STREAM operand in the order a, b, c, d; with a row's first group
     also one for each ROW operand. At most one request a cycle, so a group takes as many cycles as it has operands.
+    Where d is the same row for all rows (``d_stride`` 0) and its buffer holds that, it is asked for but once.
     A group is begun only while the buffers have room, which the ``released`` inputs give back.
 
     The scratchpad must answer within 14 cycles of a request.
@@ -113,6 +120,7 @@ class OperandFetch(wiring.Component):
     start : In(1)                          begin with the command
     read : Out(ScratchRead)
     released : In(2)                       a group was freed in the buffers of a, b and c; in that of d
+    repeat : Out(1)                        d is asked for with the first row alone
     write : Out(4)                         the answer on ``read.data`` belongs to operand a, b, c, d
     arrived : Out(1)                       with it, a group has all its operands
     """
@@ -122,14 +130,14 @@ class OperandFetch(wiring.Component):
         super().__init__({
             "command": In(layout(Opcode.VECTOR)), "last_group": In(16), "start": In(1),
             "read": Out(ScratchRead(width=32 * group_words)), "released": In(2),
-            "write": Out(4), "arrived": Out(1),
+            "repeat": Out(1), "write": Out(4), "arrived": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         command = self.command
         kinds = (command.b_kind, command.c_kind, command.d_kind)
-        streams, with_rows = Signal(4), Signal(4)
+        streams, with_rows, again = Signal(4), Signal(4), Signal(4)   # of a group; of a row's first one; without d
         used = Cat(1, ~command.square, 1, 1)  # b is then a itself
         m.d.comb += [
             streams.eq(Cat(1, *(kind == Operand.STREAM for kind in kinds)) & used),
@@ -143,13 +151,23 @@ class OperandFetch(wiring.Component):
         in_group, group_ends = Signal(16), Signal()   # the row's number in its row group; whether it is the last one
         held = Signal()                               # d stays: the row before was of the same row group
         advance, row_ends, following = Signal(), Signal(), Signal(4)
+        final, single, penultimate = Signal(), Signal(), Signal(16)   # the row's last group; it has but one
         m.d.comb += [
-            row_ends.eq(last & (group == self.last_group)),
+            single.eq(self.last_group == 0),
+            again.eq(~Cat(Const(0, 3), self.repeat)),
+            row_ends.eq(last & final),
             group_ends.eq((in_group + 1)[:16] == command.group_rows),
-            following.eq(Mux(row_ends | self.start, with_rows, Mux(last, streams, pending & (pending - 1)))),
             advance.eq(active & (~self.read.valid | self.read.ready)
                        & (~beginning | self._room(m, beginning & advance))),
         ]
+        m.d.sync += [
+            self.repeat.eq((command.d_kind == Operand.STREAM) & (command.d_stride == 0) & (command.group_rows == 0)
+                           & (self.last_group < self._depths[1])),
+            penultimate.eq(self.last_group - 1),
+        ]
+        # Operands of the group to come.
+        upcoming = Mux(final, with_rows & again, streams & (again | first_row.replicate(4)))
+        m.d.comb += following.eq(Mux(self.start, with_rows, Mux(last, upcoming, pending & (pending - 1))))
         with m.If(advance | self.start):
             m.d.sync += [
                 pending.eq(following),
@@ -159,7 +177,10 @@ class OperandFetch(wiring.Component):
         with m.If(advance):
             m.d.sync += beginning.eq(last)
             with m.If(last):
-                m.d.sync += [first_group.eq(row_ends), group.eq(Mux(row_ends, 0, group + 1))]
+                m.d.sync += [
+                    first_group.eq(final), group.eq(Mux(final, 0, group + 1)),
+                    final.eq(single | (~final & (group == penultimate))),
+                ]
             with m.If(row_ends):
                 m.d.sync += [
                     first_row.eq(0), rows.eq(rows - 1), active.eq(rows != 1),
@@ -168,7 +189,7 @@ class OperandFetch(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 active.eq(1), first_row.eq(1), first_group.eq(1), beginning.eq(1), group.eq(0), rows.eq(command.rows),
-                in_group.eq(0),
+                in_group.eq(0), final.eq(single),
             ]
 
         step = Mux(first_group, Mux(held & (operand == 3), 0, self._stride(operand)), group)

@@ -16,7 +16,10 @@ from .quantise import Quantiser, check_max_row
 from .reduce import Reducer
 from .write import ResultWriter
 
-__all__ = ["VectorUnit"]
+__all__ = ["VectorUnit", "REPEATED_GROUPS"]
+
+REPEATED_GROUPS = 32
+"""Groups that a row of d may have, at most, to be read once for all rows of a command (``d_stride`` 0)."""
 
 ONE, MINUS_ZERO = 0x3F800000, 0x80000000
 
@@ -26,8 +29,9 @@ class VectorUnit(wiring.Component):
 
     A command is checked, then its operands are fetched group by group while the groups before are computed; elements
     pass the lanes ``lanes`` a cycle. A group of ``group_words`` takes max(operands streamed, group_words / lanes)
-    cycles. The next command begins when the last write of the one before has been taken: about 12 cycles, the lanes'
-    delay, and for A8 a block and about 15 cycles more, from command to command.
+    cycles; d does not count behind the first row where all rows share one of up to ``REPEATED_GROUPS``. The next
+    command begins when the last write of the one before has been taken: about 12 cycles, the lanes' delay, and for A8 a
+    block and about 15 cycles more, from command to command.
 
     A command is taken into a register when it begins, so that the next one can be brought while it runs. ``done``
     comes with its last cycle. An error leaves the unit stopped until it is reset.
@@ -93,9 +97,9 @@ class VectorUnit(wiring.Component):
 
     @property
     def _d_depth(self):
-        """Groups in the buffer of d: those on their way through the lanes, and a few to come."""
+        """Groups in the buffer of d: those on their way through the lanes and a few to come, or those that repeat."""
         groups = -(-self._lane[0].d_delay * self._lanes // self._words) + 6
-        return max(16, 1 << (groups - 1).bit_length())
+        return max(REPEATED_GROUPS, 1 << (groups - 1).bit_length())
 
     def elaborate(self, platform):
         m = Module()
@@ -172,6 +176,7 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             operands["a"].swap.eq(command.swap),
             operands["b"].swap.eq(command.swap & command.square),
+            operands["d"].repeat.eq(fetch.repeat),
             fetch.released.eq(Cat(operands["c"].released, operands["d"].released)),
         ]
         for i, lane in enumerate(self._lane):

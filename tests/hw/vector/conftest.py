@@ -225,7 +225,8 @@ def place(rng, group_words, **fields):
     for name in "bcd":
         kind = c[f"{name}_kind"]
         if kind in (STREAM, ROW):
-            c[name], c[f"{name}_stride"] = area(c["n"] if kind == STREAM else 1)
+            c[name], stride = area(c["n"] if kind == STREAM else 1)
+            c.setdefault(f"{name}_stride", stride)
     if c["dest"] in (Dest.FP32, Dest.PACKED):
         c["target"], c["target_stride"] = area(c["n"] if c["dest"] == Dest.FP32 else -(-c["n"] // 4))
     elif c["dest"] == Dest.ACTIVATION:

@@ -8,7 +8,7 @@ import pytest
 
 from tilewright.hw.commands import Dest, Operand, Reduce
 from tilewright.hw.registers import ErrorCode
-from tilewright.hw.vector.unit import VectorUnit
+from tilewright.hw.vector.unit import REPEATED_GROUPS, VectorUnit
 
 SEED = 20240611
 ACTIVATION_ROWS, FP16_ROWS, ACTIVATION_DEPTH, MAX_ROW = 8, 4, 1024, 64  # of the bench in conftest.py
@@ -86,6 +86,29 @@ def test_row_groups(check, lanes, group_words):
                  (9, 7, 3, Dest.ACTIVATION, 1, STREAM), (33, 4, 4, Dest.ACTIVATION, 1, ROW),
                  (12, 8, 3, Dest.FP32, 0, STREAM), (5, 3, 3, Dest.FP32, 0, ROW), (64, 3, 1, Dest.PACKED, 0, STREAM))]
     check(lanes, group_words, cases, seed=SEED + 9, formats=BOTH)
+
+
+@pytest.mark.parametrize("lanes, group_words", [*SHAPES, WIDE])
+def test_one_row_of_d_for_all_rows(check, lanes, group_words):
+    """Rows of d that its buffer holds, one that it does not, and commands that use the buffer otherwise between."""
+    most = REPEATED_GROUPS * group_words
+    cases = [dict(n=n, rows=rows, dest=dest, d_kind=STREAM, d_stride=0, **fields)
+             for n, rows, dest, fields in (
+                 (1, 5, Dest.FP32, {}), (most, 3, Dest.FP32, {"b_kind": ROW}), (33, 4, Dest.ACTIVATION, {}),
+                 (most + 1, 2, Dest.FP32, {}), (31, 6, Dest.PACKED, {"c_kind": STREAM}), (most - 1, 2, Dest.NONE, {}),
+                 (2 * group_words, 9, Dest.FP32, {"square": 1}), (40, 1, Dest.FP32, {}))]
+    others = [dict(n=9, rows=3, dest=Dest.FP32, d_kind=kind, d_immediate=ONE_AND_A_HALF)
+              for kind in (STREAM, NONE, ROW, IMMEDIATE)]
+    mixed = [case for pair in zip(cases, itertools.cycle(others), strict=False) for case in pair]
+    for stall in (0.0, 0.6):
+        check(lanes, group_words, mixed, seed=SEED + 10, groups=4096, stall=stall)
+
+
+def test_cycles_where_rows_share_d(check):
+    """A further row takes a cycle a group."""
+    few, many = check(4, 4, [dict(n=128, rows=rows, dest=Dest.FP32, d_kind=STREAM, d_stride=0) for rows in (3, 11)],
+                      groups=4096, stall=0.0)
+    assert many - few <= 8 * 32
 
 
 def ring_case(rng, n, rows):
