@@ -151,14 +151,14 @@ class OperandFetch(wiring.Component):
         in_group, group_ends = Signal(16), Signal()   # the row's number in its row group; whether it is the last one
         held = Signal()                               # d stays: the row before was of the same row group
         advance, row_ends, following = Signal(), Signal(), Signal(4)
+        waiting = Signal()                            # a request that came while another one was not taken
         final, single, penultimate = Signal(), Signal(), Signal(16)   # the row's last group; it has but one
         m.d.comb += [
             single.eq(self.last_group == 0),
             again.eq(~Cat(Const(0, 3), self.repeat)),
             row_ends.eq(last & final),
             group_ends.eq((in_group + 1)[:16] == command.group_rows),
-            advance.eq(active & (~self.read.valid | self.read.ready)
-                       & (~beginning | self._room(m, beginning & advance))),
+            advance.eq(active & ~waiting & (~beginning | self._room(m, beginning & advance))),
         ]
         m.d.sync += [
             self.repeat.eq((command.d_kind == Operand.STREAM) & (command.d_stride == 0) & (command.group_rows == 0)
@@ -194,10 +194,22 @@ class OperandFetch(wiring.Component):
 
         step = Mux(first_group, Mux(held & (operand == 3), 0, self._stride(operand)), group)
         address = self._address(m, operand, first_row & first_group, first_group, step, advance)
-        with m.If(~self.read.valid | self.read.ready):
-            m.d.sync += [self.read.valid.eq(advance), self.read.address.eq(address)]
+        self._request(m, advance, address, waiting)
         self._answers(m, advance, operand, last)
         return m
+
+    def _request(self, m, advance, address, waiting):
+        """Two places, so that ``advance`` does not depend on the scratchpad's ``ready``."""
+        spare = Signal.like(address, reset_less=True)
+        with m.If(~self.read.valid | self.read.ready):
+            m.d.sync += [
+                self.read.valid.eq(advance | waiting), waiting.eq(0),
+                self.read.address.eq(Mux(waiting, spare, address)),
+            ]
+        with m.Elif(advance):
+            m.d.sync += waiting.eq(1)
+        with m.If(advance):
+            m.d.sync += spare.eq(address)
 
     def _room(self, m, begin):
         """Both counts of groups asked for and not yet freed leave room for one more."""

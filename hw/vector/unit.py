@@ -229,11 +229,12 @@ class VectorUnit(wiring.Component):
         offered = self.command.payload
         field, rows = self._checks(offered)
         bad_field, bad_rows = Signal(), Signal()
-        fault = Signal(8)
+        fault = Signal(8)   # seen a cycle later, no later than ``running`` falls
+        m.d.sync += fault.eq(0)
         with m.If((self.read.data_valid & self.read.fault) | (self.write.valid & self.write.fault)):
-            m.d.comb += fault.eq(ErrorCode.SCRATCHPAD_RANGE)
+            m.d.sync += fault.eq(ErrorCode.SCRATCHPAD_RANGE)
         with m.Elif((self.activation.valid | self.activation.scale_valid) & self.activation.fault):
-            m.d.comb += fault.eq(ErrorCode.ACTIVATION_RANGE)
+            m.d.sync += fault.eq(ErrorCode.ACTIVATION_RANGE)
 
         running, take = Signal(), Signal()
         m.d.sync += running.eq(start | working)
