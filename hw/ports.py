@@ -57,15 +57,18 @@ class WeightRead(wiring.Signature):
     lane).
 
     The front entry is on ``beat`` while ``beat_valid``; ``beat_take`` removes it. While ``keep`` is high, entries taken
-    stay stored; ``rewind`` (not together with a take) goes back to the first entry that is still stored, for beats and
-    scales both. An entry taken with ``keep`` low frees itself and all before it.
+    stay stored; ``rewind`` and ``rewind_scales`` (not together with a take) go back to the first entry that is still
+    stored. An entry taken with ``keep`` low is the first one stored, and is freed.
+
+    With ``turn`` beats need no rewind: while ``keep`` is high, those stored are a tile of ``length`` beats, 5 at least,
+    whose first one follows the last one without a gap.
     """
 
     def __init__(self, *, width, lanes):
         super().__init__({
             "beat_valid": In(1), "beat": In(width), "beat_take": Out(1),
             "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
-            "keep": Out(1), "rewind": Out(1),
+            "keep": Out(1), "rewind": Out(1), "rewind_scales": Out(1), "turn": Out(1), "length": Out(17),
         })
 
 

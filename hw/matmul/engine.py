@@ -99,7 +99,7 @@ class MatmulEngine(wiring.Component):
                       self._fp16_rows * self._fp16_lanes // min(self._outputs, self._fp16_lanes))
         m.submodules.issue = issue = MatmulIssue(
             rows=self._rows, lanes=self._lanes, fp16_rows=self._fp16_rows, depth=self._depth,
-            group_words=self._group_words, int4=self._int4)
+            group_words=self._group_words, int4=self._int4, index_beats=8 * self._lanes // self._width)
         m.submodules.activations = activations = ActivationBuffer(
             rows=self._rows, fp16_rows=self._fp16_rows, depth=self._depth, lanes=self._vector_lanes)
         m.submodules.drain = drain = Drain(
@@ -125,7 +125,8 @@ class MatmulEngine(wiring.Component):
             unpack.int4.eq(issue.int4), unpack.unsigned.eq(issue.unsigned),
             unpack.odd.eq(issue.index[0]), unpack.last.eq(issue.tile_valid), unpack.take.eq(issue.beat_take),
             issue.beat_valid.eq(unpack.valid if unpack.halves else weights.beat_valid),
-            weights.keep.eq(issue.keep), weights.rewind.eq(issue.rewind),
+            *(getattr(weights, name).eq(getattr(issue, name))
+              for name in ("keep", "rewind", "rewind_scales", "turn", "length")),
             activations.index.eq(issue.index),
         ]
         if unpack.halves:

@@ -4,6 +4,7 @@ from amaranth.hdl import Mux, Signal
 from amaranth.lib import data
 from amaranth.utils import exact_log2
 
+from ..commands import Format
 from .drain import ADDRESS_WIDTH
 
 __all__ = ["Progress"]
@@ -12,11 +13,12 @@ __all__ = ["Progress"]
 class Progress:
     """Registers of the command in work, and statements for ``m.d.sync`` that move them on.
 
-    A tile is computed for one row group after the other, and only then comes the next tile.
+    A tile is computed for one row group after the other, and only then comes the next tile. What a move brings is in
+    registers before; so they may move two cycles after the last move at the earliest.
 
     Parameters
     ----------
-    rows, fp16_rows, lanes, group_words : int   as in ``MatmulIssue``
+    rows, fp16_rows, lanes, group_words, depth, index_beats : int   as in ``MatmulIssue``
     half : Signal                               the command is FP16
 
     Attributes
@@ -27,14 +29,20 @@ class Progress:
     activation                reduction index at which the row group begins
     base                      scratchpad group of the row group's output 0
     more_rows, more_tiles     beyond this row group, beyond this tile
-    several_groups            the tile in work has more than one row group
-    at_once                   the next tile follows without a gap: with one row group, and k above 1, since with one
-                              beat a tile this were not known in time
+    next_activation           ``activation`` of the row group that follows, in this tile or the next
+    next_more_rows            ``more_rows`` of it
+    several                   tiles have more than one row group
+    one_beat                  k is 1
+    turns                     the prefetch buffer turns by itself: k is 32 at least, and a tile's last block, whose
+                              scale has to be taken meanwhile, has more than one beat and no minimum
+    tile_beats                beats of a tile in the prefetch buffer
+    at_once                   the next row group, or tile, follows without a gap; known four cycles after a move, with
+                              one row group two
     """
 
-    def __init__(self, *, rows, fp16_rows, lanes, group_words, half):
+    def __init__(self, *, rows, fp16_rows, lanes, group_words, depth, index_beats, half):
         self._rows, self._fp16_rows, self._lanes, self._group_words = rows, fp16_rows, lanes, group_words
-        self._half = half
+        self._depth, self._index_beats, self._half = depth, index_beats, half
         self.command = Signal(data.StructLayout({
             "scaled": 1, "minimum": 1, "format": 2, "k": 16, "rows": 16, "activation": 16, "group_stride": 16,
             "dest": 16, "dest_stride": 16,
@@ -46,8 +54,15 @@ class Progress:
         self.base = Signal(ADDRESS_WIDTH, reset_less=True)
         self.more_rows = Signal()
         self.more_tiles = Signal()
-        self.several_groups = Signal()
+        self.next_activation = Signal(18, reset_less=True)
+        self.next_more_rows = Signal()
+        self.several = Signal()
+        self.turns = Signal()
+        self.one_beat = Signal()
+        self.tile_beats = Signal(17, reset_less=True)
         self.at_once = Signal()
+        self._next_rows = Signal(16, reset_less=True)
+        self._next_base = Signal(ADDRESS_WIDTH, reset_less=True)
 
     def of_format(self, int8, fp16):
         """The value for the command's format, of what a build may have for both: functions, as it may have one only."""
@@ -67,39 +82,46 @@ class Progress:
 
     def build(self, m):
         """What is derived from the registers."""
+        command, fits = self.command, Signal()
         m.d.comb += [
-            self.more_rows.eq(self.of_format(lambda: self.rows_left > self._rows,
-                                             lambda: self.rows_left > self._fp16_rows)),
-            self.more_tiles.eq(self.of_format(lambda: self.outputs_left > self._lanes,
-                                              lambda: self.outputs_left > self._lanes // 2)),
+            self.more_rows.eq(self._above(self.rows_left, self._rows, self._fp16_rows)),
+            self.next_more_rows.eq(self._above(self._next_rows, self._rows, self._fp16_rows)),
+            self.more_tiles.eq(self._above(self.outputs_left, self._lanes, self._lanes // 2)),
         ]
-        m.d.sync += self.at_once.eq(
-            self.more_tiles & ~self.more_rows & ~self.several_groups & (self.command.k != 1))
+        beats = command.k * self._index_beats
+        stride = self.of_format(lambda: command.dest_stride << exact_log2(self._rows),
+                                lambda: command.dest_stride << exact_log2(self._fp16_rows))
+        m.d.sync += [
+            self.several.eq(self._above(command.rows, self._rows, self._fp16_rows)), self.one_beat.eq(command.k == 1),
+            self.turns.eq(command.k[5:].any() & (command.k[:5] != 1) & ~command.minimum),
+            self.tile_beats.eq(Mux(command.format == Format.INT4, (beats + 1) >> 1, beats)),
+            self._next_rows.eq(Mux(self.more_rows, self.rows_left - self.rows, command.rows)),
+            self.next_activation.eq(Mux(self.more_rows, self.activation + command.group_stride, command.activation)),
+            self._next_base.eq(Mux(self.more_rows, self.base + stride, command.dest)),
+            fits.eq((self.next_activation + command.k)[:19] <= self._depth),
+            self.at_once.eq(Mux(self.several, self.turns & fits & (self.more_rows | self.more_tiles),
+                                self.more_tiles & ~self.one_beat)),
+        ]
+
+    def _above(self, value, int8, fp16):
+        """``value`` is above a power of two, which depends on the format."""
+        return self.of_format(lambda: value > int8, lambda: value > fp16)
 
     def start(self, payload):
         """Take a command."""
         return [
             *(getattr(self.command, name).eq(payload[name]) for name, _ in self.command.shape()),
             self.outputs_left.eq(payload.n), self.column.eq(0),
+            self.rows_left.eq(payload.rows), self.activation.eq(payload.activation), self.base.eq(payload.dest),
         ]
-
-    def first_group(self):
-        """To the first row group of the tile."""
-        return [self.rows_left.eq(self.command.rows), self.activation.eq(self.command.activation),
-                self.base.eq(self.command.dest)]
 
     def next_group(self):
-        """To the next row group of the tile."""
-        stride = self.command.dest_stride
-        return [
-            self.rows_left.eq(self.rows_left - self.rows),
-            self.activation.eq(self.activation + self.command.group_stride),
-            self.base.eq(self.base + self.of_format(lambda: stride << exact_log2(self._rows),
-                                                    lambda: stride << exact_log2(self._fp16_rows))),
-        ]
+        """To the next row group, of this tile or the next one."""
+        return [self.rows_left.eq(self._next_rows), self.activation.eq(self.next_activation),
+                self.base.eq(self._next_base)]
 
     def next_tile(self):
-        """To the next tile."""
+        """To the next tile; beside ``next_group``."""
         return [
             self.outputs_left.eq(self.outputs_left - self.lanes),
             self.column.eq(self.column + self.of_format(lambda: self._lanes // self._group_words,

@@ -84,10 +84,12 @@ class Prefetch(wiring.Component):
         self._build_plan(m)
         self._build_arrival(m)
         weights = self.weights
-        for buffer, valid, front, take in ((self._data, weights.beat_valid, weights.beat, weights.beat_take),
-                                           (self._scales, weights.scale_valid, weights.scale, weights.scale_take)):
+        for buffer, valid, front, take, rewind in (
+                (self._data, weights.beat_valid, weights.beat, weights.beat_take, weights.rewind),
+                (self._scales, weights.scale_valid, weights.scale, weights.scale_take, weights.rewind_scales)):
             m.d.comb += [valid.eq(buffer.valid), front.eq(buffer.front), buffer.take.eq(take),
-                         buffer.keep.eq(weights.keep), buffer.rewind.eq(weights.rewind)]
+                         buffer.keep.eq(weights.keep), buffer.rewind.eq(rewind)]
+        m.d.comb += [self._data.turn.eq(weights.turn), self._data.length.eq(weights.length)]
         return m
 
     def _build_plan(self, m):

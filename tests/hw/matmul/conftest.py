@@ -129,7 +129,7 @@ def nibbles(low, high):
 
 
 class Replay:
-    """One half of the prefetch buffer: front entry, take, keep, rewind."""
+    """One half of the prefetch buffer: front entry, take, keep, rewind; beats may turn by themselves."""
 
     def __init__(self):
         self.entries, self.at, self.base, self.blank, self.valid = [], 0, 0, 0, False
@@ -139,12 +139,15 @@ class Replay:
         self.blank = max(self.blank - 1, 0)
         return self.entries[self.at] if self.valid else 0x5A5A5A5A
 
-    def edge(self, take, keep, rewind):
+    def edge(self, take, keep, rewind, length=None):
         assert not (take and rewind)
         if take and self.valid:
+            assert keep or self.at == self.base
             self.at, self.valid = self.at + 1, False
             if not keep:
                 self.base = self.at
+            elif length is not None and self.at == self.base + length:
+                self.at = self.base
         if rewind:
             self.at, self.blank, self.valid = self.base, REWIND - 1, False
 
@@ -228,10 +231,10 @@ class Bench:
             for half, name, pause in ((self.beats, "beat", self.pause), (self.scales, "scale", self.late)):
                 ctx.set(getattr(port, name), half.offer(self.rng.random() >= pause))
                 ctx.set(getattr(port, f"{name}_valid"), half.valid)
-            *_, beat, scale, keep, rewind = await ctx.tick().sample(
-                port.beat_take, port.scale_take, port.keep, port.rewind)
-            self.beats.edge(beat, keep, rewind)
-            self.scales.edge(scale, keep, rewind)
+            *_, beat, scale, keep, rewind, rewind_scales, turn, length = await ctx.tick().sample(
+                port.beat_take, port.scale_take, port.keep, port.rewind, port.rewind_scales, port.turn, port.length)
+            self.beats.edge(beat, keep, rewind, length if turn else None)
+            self.scales.edge(scale, keep, rewind_scales)
 
     async def scratchpad(self, ctx):
         port, words, before = self.dut.write, self.sizes["group_words"], None
