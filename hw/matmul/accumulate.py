@@ -103,7 +103,7 @@ class BlockAccumulate(wiring.Component):
     waits_for_scales : Out(1)    a pass waits for its weight scales
     idle : Out(1)                nothing in work; results may still be on their way
     hold : In(1)                 results before these are on their way: give none out
-    settled : Out(1)             nothing in work and no result on its way
+    settled : Out(1)             nothing was in work and no result on its way a cycle ago
     scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
     step, step_row, step_column, step_minimum, sums    to the array
     scale_row, scale_block, code         to the activation buffer
@@ -250,4 +250,5 @@ class BlockAccumulate(wiring.Component):
                 self.result.word_select(j, 32).eq(lane.o),
             ]
         on_their_way = Cat(stage[1] for stage in control).any()
-        m.d.comb += [self.result_valid.eq(control[-1][1]), self.settled.eq(self.idle & ~on_their_way)]
+        m.d.comb += self.result_valid.eq(control[-1][1])
+        m.d.sync += self.settled.eq(self.idle & ~on_their_way)

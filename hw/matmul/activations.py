@@ -1,6 +1,6 @@
 """The activation buffer: INT8 activations and their scale codes, FP16 activations."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -9,6 +9,11 @@ from ..config import BLOCK
 from ..ports import ActivationWrite
 
 __all__ = ["ActivationBuffer"]
+
+
+def _reaches(value, size):
+    """``value`` is at least ``size``, a power of two or 0."""
+    return value[exact_log2(size):].any() if size else Const(1)
 
 
 class ActivationBuffer(wiring.Component):
@@ -62,12 +67,13 @@ class ActivationBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         port = self.write
-        outside = port.row >= self._rows
+        outside = _reaches(port.row, self._rows)
         if self._fp16_rows:
-            outside = Mux(port.half, port.row >= self._fp16_rows, outside)
+            outside = Mux(port.half, _reaches(port.row, self._fp16_rows), outside)
         m.d.comb += port.fault.eq(
-            (port.valid & ((port.index >= self._depth) | outside))
-            | (port.scale_valid & ((port.scale_block >= self._depth // BLOCK) | (port.scale_row >= self._rows))))
+            (port.valid & (_reaches(port.index, self._depth) | outside))
+            | (port.scale_valid & (_reaches(port.scale_block, self._depth // BLOCK)
+                                   | _reaches(port.scale_row, self._rows))))
         self._build_data(m)
         if self._rows:
             self._build_scales(m)

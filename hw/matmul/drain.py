@@ -83,8 +83,11 @@ class Drain(wiring.Component):
         m.d.sync += self.room.eq(tiles.level <= TILES - 3)  # one may come in this cycle, and two are promised
         taken, result_valid, front = self._build_results(m)
 
-        # One piece of a row after the other.
-        tile = data.View(self._tile, tiles.r_data)
+        # The tile in work leaves the queue for a register. One piece of a row after the other.
+        tile, tile_there, tile_ends = Signal(self._tile, reset_less=True), Signal(), Signal()
+        m.d.comb += tiles.r_en.eq(~tile_there | tile_ends)
+        with m.If(tiles.r_en):
+            m.d.sync += [tile.eq(tiles.r_data), tile_there.eq(tiles.r_rdy)]
         piece = Signal(range(self._pieces))
         row = Signal.like(tile.last_row)
         row_base = Signal(ADDRESS_WIDTH, reset_less=True)
@@ -93,9 +96,9 @@ class Drain(wiring.Component):
         forward, go, end_of_row = Signal(), Signal(), Signal()
         m.d.comb += [
             base.eq(row_base),
-            go.eq(tiles.r_rdy & result_valid & forward),
+            go.eq(tile_there & result_valid & forward),
             end_of_row.eq(piece == self._pieces - 1),
-            tiles.r_en.eq(go & end_of_row & (row == tile.last_row)),
+            tile_ends.eq(go & end_of_row & (row == tile.last_row)),
             taken.eq(go & (piece[:exact_log2(self._outputs // self._words)] == self._outputs // self._words - 1)),
         ]
         if self._halves:
@@ -110,10 +113,10 @@ class Drain(wiring.Component):
             m.d.sync += piece.eq(piece + 1)
             with m.If(end_of_row):
                 m.d.sync += [piece.eq(0), row.eq(row + 1), row_base.eq(base + tile.stride), begun.eq(1)]
-            with m.If(tiles.r_en):
+            with m.If(tile_ends):
                 m.d.sync += [row.eq(0), begun.eq(0)]
-        writing = self._build_write(m, tile, tiles.r_en & tile.final, go, forward, base, piece, front)
-        m.d.comb += self.idle.eq(~tiles.r_rdy & ~writing & ~self.done)
+        writing = self._build_write(m, tile, tile_ends & tile.final, go, forward, base, piece, front)
+        m.d.comb += self.idle.eq(~tiles.r_rdy & ~tile_there & ~writing & ~self.done)
         return m
 
     def _build_results(self, m):
@@ -149,18 +152,18 @@ class Drain(wiring.Component):
                 address.eq(base + tile.column + (piece >> group_bits)),
                 value.eq(pieces[piece[:piece_bits]]), mask.eq(in_use << (place * words)),
             ]
-        outside, accepted, ending = Signal(), Signal(), Signal()
+        outside, ending = Signal(), Signal()
         m.d.comb += [
             self.write.valid.eq(full & writes & ~address[-1] & ~failed),
             self.write.address.eq(address), self.write.mask.eq(mask),
             self.write.data.eq(value.replicate(group_words // words)),
             outside.eq(full & writes & (address[-1] | (self.write.valid & self.write.ready & self.write.fault))),
-            accepted.eq(full & ~failed & ~outside & (~writes | self.write.ready)),
-            forward.eq(accepted | ~full),
+            # Behind a failure results move on unwritten; whether this one fails is not known early enough.
+            forward.eq(~full | ~writes | address[-1] | self.write.ready),
         ]
         # A write is seen by reads taken two cycles later.
         m.d.sync += [
             failed.eq(failed | outside), self.error.eq(outside & ~failed),
-            ending.eq(accepted & final), self.done.eq(ending),
+            ending.eq(full & final & forward & ~outside & ~failed), self.done.eq(ending),
         ]
-        return full | ending
+        return full | ending | failed

@@ -32,7 +32,7 @@ class Fp16Results(wiring.Component):
     tile_end : In(1), last_row : In     last beat of a tile is issued; the last row in use
     room : Out(1)                       a tile's last beat may be issued
     hold : In(1)                        results before these are on their way: start no tile
-    settled : Out(1)                    all results of tiles that ended have been given out
+    settled : Out(1)                    all results of tiles that ended had been given out a cycle ago
     step, step_row, step_column, sums   to Fp16Array
     result_valid, result : Out          [outputs] FP32, always taken
     free : In, claim : Out(1)           free entries of the result buffer; one of them is claimed
@@ -85,7 +85,7 @@ class Fp16Results(wiring.Component):
         # Steps never wait, and held sums may change from the second cycle after the last one on. A beat issued in the
         # next cycle changes them array_delay cycles after that, so array_delay steps may be left, if no tile waits.
         m.d.sync += self.room.eq(~outstanding & ~self.tile_end & (remaining <= self._array_delay))
-        m.d.comb += self.settled.eq(~self._build_results(m, position[:part_bits]) & ~outstanding & ~self.step)
+        m.d.sync += self.settled.eq(~self._build_results(m, position[:part_bits]) & ~outstanding & ~self.step)
         return m
 
     def _build_results(self, m, part):
