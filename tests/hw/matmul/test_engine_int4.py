@@ -36,13 +36,14 @@ def jobs(Job):
         q4_0(Job, k=7, n=13, rows=1), q4_1(Job, k=7, n=13, rows=1), Job(k=8, n=4, rows=2, scaled=False),
         q4_1(Job, k=32, n=8, rows=4, extreme=True), q4_0(Job, k=32, n=8, rows=4, extreme=True),
         q4_1(Job, k=1, n=9, rows=3, slack=2), q4_0(Job, k=1, n=9, rows=1), q4_1(Job, k=172, n=10, rows=2),
-        q4_1(Job, k=9, n=17, rows=4), q4_0(Job, k=65, n=6, rows=6), q4_1(Job, k=64, n=17, rows=4),
+        q4_1(Job, k=9, n=17, rows=4), q4_0(Job, k=67, n=10, rows=6), q4_1(Job, k=64, n=17, rows=4),
     ]
 
 
 def mixed_jobs(Job):
-    return [job for i, job in enumerate(jobs(Job)) for job in
-            ([job, Job(fp16=True, k=5, n=6, rows=2)] if i % 2 else [job])]
+    """The same with FP16 between them, one with two row groups."""
+    return [job for i, job in enumerate(jobs(Job)) for job in (
+        [job, Job(fp16=True, **({"k": 37, "rows": 3} if i == 3 else {"k": 5, "rows": 2}), n=6)] if i % 2 else [job])]
 
 
 @pytest.mark.parametrize("stalls", QUICK)
