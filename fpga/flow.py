@@ -20,7 +20,6 @@ class Flow:
     write : str               option of the router that takes it
     bitstream : str           suffix of the bitstream
     cells : dict              figure -> the cells of nextpnr's utilisation that make it up
-    route : tuple             further options of the router
     """
 
     synthesis: str
@@ -32,13 +31,12 @@ class Flow:
     write: str
     bitstream: str
     cells: dict[str, tuple[str, ...]]
-    route: tuple[str, ...] = ()
 
     def route_command(self, part, *, name, frequency):
         """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
         return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
                 self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
-                "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail", *self.route]
+                "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
 
     def pack_command(self, name):
         """Arguments of the packer."""
@@ -51,8 +49,7 @@ FLOWS = {
     "ecp5": Flow(
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
-        cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)},
-        route=("--router", "router2")),
+        cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),
     "gowin": Flow(
         synthesis="synth_gowin -family gw2a", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
         constrain=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",

@@ -18,8 +18,8 @@ def _board(size, configuration, frequency):
 
 
 BOARDS = (
-    _board("85F", "ulx3s_85f.toml", 50_000_000),
-    _board("45F", "small", 50_000_000),
-    _board("25F", "small", 50_000_000),
-    _board("12F", "small", 50_000_000),
+    _board("85F", "ulx3s_85f.toml", 80_000_000),
+    _board("45F", "small", 80_000_000),
+    _board("25F", "small", 80_000_000),
+    _board("12F", "small", 80_000_000),
 )
