@@ -93,7 +93,8 @@ def _synthesise(folder, name, flow):
         work = Path(work)
         shutil.copy(folder / f"{name}.v", work / "design.v")
         try:
-            run_script(["read_verilog design.v", f"{flow.synthesis} -top {_top(name)} -json design.json"], folder=work)
+            run_script(["read_verilog design.v", *flow.prepare,
+                        f"{flow.synthesis} -top {_top(name)} -json design.json"], folder=work)
         except YosysError as error:
             raise ToolError(f"Yosys: {error}; its log is {folder / f'{name}.yosys.log'}") from None
         finally:

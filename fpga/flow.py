@@ -20,6 +20,7 @@ class Flow:
     write : str               option of the router that takes it
     bitstream : str           suffix of the bitstream
     cells : dict              figure -> the cells of nextpnr's utilisation that make it up
+    prepare : tuple           Yosys' commands between reading the Verilog and ``synthesis``
     """
 
     synthesis: str
@@ -31,6 +32,7 @@ class Flow:
     write: str
     bitstream: str
     cells: dict[str, tuple[str, ...]]
+    prepare: tuple[str, ...] = ()
 
     def route_command(self, part, *, name, frequency):
         """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
@@ -42,7 +44,8 @@ class Flow:
         """Arguments of the packer."""
         source, target = f"{name}.{self.routed}", f"{name}.{self.bitstream}"
         return {"ecppack": ["--compress", "--input", source, "--bit", target],
-                "gowin_pack": ["-d", "GW2A-18C", "-o", target, source]}[self.packer]
+                "gowin_pack": ["-d", "GW2A-18C", "-o", target, source],
+                "icepack": [source, target]}[self.packer]
 
 
 FLOWS = {
@@ -56,4 +59,13 @@ FLOWS = {
         bitstream="fs",
         cells={"lut": ("LUT4",), "ff": ("DFF",), "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18",
                                                          "MULTALU36X18", "MULT36X36"), "bram": ("BSRAM",)}),
+    "ice40": Flow(
+        # Wide and short memories, which would be left to flip-flops: logic cells are what is scarce. None of them is
+        # read where it is written in the same cycle.
+        prepare=tuple(f'setattr -set ram_style "block" -set no_rw_check 1 */m:{name}'
+                      for name in ("storage", "results", "accumulators")),
+        synthesis="synth_ice40 -device u -dsp", router="nextpnr-ice40", packer="icepack", constraints="pcf",
+        constrain=("--pcf", "{name}.pcf"), routed="asc", write="--asc", bitstream="bin",
+        cells={"lut": ("ICESTORM_LC",), "ff": (), "dsp": ("ICESTORM_DSP",), "bram": ("ICESTORM_RAM",),
+               "spram": ("ICESTORM_SPRAM",)}),
 }

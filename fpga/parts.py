@@ -40,4 +40,7 @@ PARTS = {part.name: part for part in (
     # Gowin DS102.
     Part(name="GW2A-LV18PG256C8/I7", family="gowin", device=("--device", "GW2A-LV18PG256C8/I7"),
          lut=20736, ff=15552, dsp=48, bram=46, bram_bits=18432),
+    # Lattice FPGA-DS-02008; its four single-port RAMs of 256 Kibit come beside.
+    Part(name="iCE40UP5K-SG48", family="ice40", device=("--up5k", "--package", "sg48"),
+         lut=5280, ff=5280, dsp=8, bram=30, bram_bits=4096),
 )}

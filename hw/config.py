@@ -41,7 +41,8 @@ class AcceleratorConfig:
     scratchpad_bytes : int  FP32 scratchpad
     activation_depth : int  reduction indices the activation buffer holds, for each of ``rows``
     prefetch_beats : int    weight beats the prefetch buffer holds
-    vector_lanes : int      FP32 lanes of the vector unit
+    vector_lanes : int      FP32 lanes of the vector unit; 0: there is none, nor a sequencer, LOAD and STORE: the host
+                            issues each STREAM and MATMUL and moves all data (``hw/direct``)
     accumulate_lanes : int  FP32 lanes that scale and accumulate block sums
     pe_dsps : int           multiplier primitives the PE array may use, two products each; the rest is logic
     functions : tuple       table functions present, of ``FUNCTIONS``
@@ -127,7 +128,7 @@ class AcceleratorConfig:
             yield f"name = {self.name!r}: must be letters, digits and _, as it names files and modules; change name"
         for name, low, high in (
             ("rows", 1, 32), ("lanes", 4, 64), ("bus_width", 32, 512), ("scratchpad_bytes", 4096, 1 << 22),
-            ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14), ("vector_lanes", 1, 8),
+            ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14),
             ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
         ):
             value = getattr(self, name)
@@ -146,6 +147,10 @@ class AcceleratorConfig:
         if self.lanes * 8 not in (self.bus_width, 2 * self.bus_width):
             yield (f"lanes = {self.lanes}: must be bus_width / 8 = {self.bus_width // 8} or bus_width / 4 = "
                    f"{self.bus_width // 4}, so that INT8 or INT4 lanes eat one beat a cycle; change lanes or bus_width")
+        if not (0 <= self.vector_lanes <= 8 and (self.vector_lanes == 0 or _power_of_two(self.vector_lanes))):
+            yield f"vector_lanes = {self.vector_lanes}: must be 0 or a power of two up to 8; change vector_lanes"
+        if self.vector_lanes == 0:
+            yield from self._direct_problems()
         if self.vector_lanes > self.group_words:
             yield (f"vector_lanes = {self.vector_lanes}: must be at most bus_width / 32 = {self.group_words}, "
                    f"the words of a scratchpad group; change vector_lanes or bus_width")
@@ -165,6 +170,18 @@ class AcceleratorConfig:
         if not 1 <= self.max_context <= self.activation_depth:
             yield (f"max_context = {self.max_context}: must be from 1 to activation_depth = {self.activation_depth}, "
                    f"which holds a row of probabilities; change max_context or activation_depth")
+
+    def _direct_problems(self):
+        for name, needed in (("formats", ("int8",)), ("rows", 1), ("lanes", 4), ("bus_width", 32), ("functions", ())):
+            value = getattr(self, name)
+            if value != needed:
+                value, needed = (list(v) if isinstance(v, tuple) else v for v in (value, needed))
+                yield (f"{name} = {value}: must be {needed} with vector_lanes = 0; change {name} or vector_lanes")
+        for name, low, high in (("scratchpad_bytes", 4096, 65536), ("activation_depth", 256, 2048)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                yield (f"{name} = {value}: must be from {low} to {high} with vector_lanes = 0; "
+                       f"change {name} or vector_lanes")
 
     def _format_problems(self):
         if not self.formats:

@@ -24,31 +24,33 @@ class AxiLite(wiring.Signature):
         })
 
 
-def _members():
+def _members(registers):
     members = {"bus": In(AxiLite(address_width=CSR_ADDRESS_WIDTH))}
-    for register in REGISTER_MAP.values():
+    for register in registers.values():
         for field in register.fields:
-            direction = {Access.RO: In, Access.RW: Out, Access.W1: Out, Access.CONST: None}[field.access]
+            direction = {Access.RO: In, Access.RW: Out, Access.W1: Out, Access.CONST: None,
+                         Access.WO: Out}[field.access]
             if direction is not None:
                 members[f"{register.name}_{field.name}"] = direction(field.width)
     return members
 
 
 class CsrBank(wiring.Component):
-    """Every register of ``registers.REGISTER_MAP`` behind AXI4-Lite.
+    """Every register of a map behind AXI4-Lite.
 
-    One member a field, named ``register_field``: RW fields are outputs, RO fields inputs, W1 fields one-cycle pulses. A
-    write takes its address and data together; an access to no register answers SLVERR and does nothing. Latency: one
-    cycle to the response; one access of each direction at a time.
+    One member a field, named ``register_field``: RW and WO fields are outputs, RO fields inputs, W1 fields one-cycle
+    pulses. A write takes its address and data together; an access to no register answers SLVERR and does nothing.
+    Latency: one cycle to the response; one access of each direction at a time.
 
     Parameters
     ----------
     constants : dict    value of each CONST field, by ``register_field``
+    registers : dict    name -> Register
     """
 
-    def __init__(self, *, constants):
-        self._constants = constants
-        super().__init__(_members())
+    def __init__(self, *, constants, registers=REGISTER_MAP):
+        self._constants, self._registers = constants, registers
+        super().__init__(_members(registers))
 
     def elaborate(self, platform):
         m = Module()
@@ -69,7 +71,7 @@ class CsrBank(wiring.Component):
         with m.If(take):
             m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(SLVERR)]
         strobe = Cat(bit.replicate(8) for bit in bus.wstrb)
-        for register in REGISTER_MAP.values():
+        for register in self._registers.values():
             hit = Signal(name=f"write_{register.name}")
             m.d.comb += hit.eq(take & (bus.awaddr[2:] == register.offset >> 2))
             with m.If(hit):
@@ -77,7 +79,7 @@ class CsrBank(wiring.Component):
             for field in register.fields:
                 bits = slice(field.lsb, field.lsb + field.width)
                 value = getattr(self, f"{register.name}_{field.name}", None)
-                if field.access == Access.RW:
+                if field.access in (Access.RW, Access.WO):
                     with m.If(hit):
                         m.d.sync += value.eq((bus.wdata & strobe)[bits] | (value & ~strobe[bits]))
                 elif field.access == Access.W1:
@@ -92,7 +94,7 @@ class CsrBank(wiring.Component):
         with m.If(take):
             m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLVERR)]
             with m.Switch(bus.araddr[2:]):
-                for register in REGISTER_MAP.values():
+                for register in self._registers.values():
                     with m.Case(register.offset >> 2):
                         m.d.sync += [bus.rdata.eq(self._read_value(register)), bus.rresp.eq(OKAY)]
 
@@ -102,7 +104,7 @@ class CsrBank(wiring.Component):
             name = f"{register.name}_{field.name}"
             if field.access == Access.CONST:
                 source = Const(self._constants[name], field.width)
-            elif field.access == Access.W1:
+            elif field.access in (Access.W1, Access.WO):
                 continue
             else:
                 source = getattr(self, name)

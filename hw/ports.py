@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from .registers import REGIONS
 
 __all__ = ["ScratchRead", "ScratchWrite", "ActivationWrite", "WeightRead", "BeatRead", "AxiRead", "AxiWrite",
-           "UnitStatus", "region_layout", "join_flat"]
+           "RamPort", "UnitStatus", "region_layout", "join_flat"]
 
 SCRATCH_ADDRESS_WIDTH = 16
 
@@ -109,6 +109,17 @@ class AxiWrite(wiring.Signature):
             "awvalid": Out(1), "awready": In(1), "awaddr": Out(address_width), "awlen": Out(8),
             "wvalid": Out(1), "wready": In(1), "wdata": Out(width), "wstrb": Out(width // 8), "wlast": Out(1),
             "bvalid": In(1), "bready": Out(1), "bresp": In(2),
+        })
+
+
+class RamPort(wiring.Signature):
+    """A user of a RAM with a single port of ``depth`` words. While ``enable``, bytes with a bit in ``strobe`` are
+    written; without any the word is read, and is ``value`` in the next cycle."""
+
+    def __init__(self, *, depth, width):
+        super().__init__({
+            "enable": Out(1), "address": Out(range(depth)), "strobe": Out(width // 8), "data": Out(width),
+            "value": In(width),
         })
 
 

@@ -18,6 +18,7 @@ class Access(IntEnum):
     RW = 1   # software writes and reads
     W1 = 2   # writing one acts; reads as zero
     CONST = 3  # fixed by the configuration
+    WO = 4   # software writes; reads as zero
 
 
 class ErrorCode(IntEnum):

@@ -7,7 +7,7 @@ from amaranth.hdl import Const, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Pll", "PllError", "Ecp5Dividers", "GowinDividers", "PLLS"]
+__all__ = ["Pll", "PllError", "Ecp5Dividers", "GowinDividers", "Ice40Dividers", "PLLS"]
 
 MHZ = 1e6
 
@@ -127,26 +127,82 @@ class GowinDividers:
             o_CLKOUT=o, o_CLKOUTP=late, o_LOCK=locked)
 
 
-PLLS = {"ecp5": Ecp5Dividers, "gowin": GowinDividers}
+@dataclass(frozen=True)
+class Ice40Dividers:
+    """SB_PLL40_PAD with simple feedback, whose input is a pin: ``i`` is the port there. It has no second output with a
+    free phase, so ``late`` stays low: no board of this family has SDRAM.
+
+    Source: Lattice FPGA-TN-02052 (sysCLOCK PLL): input 10 to 133 MHz, comparison 10 to 133 MHz, oscillator 533 to
+    1066 MHz, output 16 to 275 MHz.
+    """
+
+    input: float
+    reference: int
+    feedback: int
+    output: int
+
+    @property
+    def comparison(self):
+        return self.input / self.reference
+
+    @property
+    def oscillator(self):
+        return self.comparison * self.feedback
+
+    @property
+    def frequency(self):
+        return self.oscillator / self.output
+
+    @classmethod
+    def choose(cls, input_frequency, frequency):
+        """Dividers for ``frequency`` out of ``input_frequency``, both in Hz."""
+        candidates = [
+            cls(input_frequency, reference, feedback, 1 << log)
+            for reference in range(1, min(16, int(input_frequency / (10 * MHZ))) + 1)
+            for feedback in range(1, 129) if 533 * MHZ <= input_frequency / reference * feedback <= 1066 * MHZ
+            for log in range(1, 7)
+            if 16 * MHZ <= input_frequency / reference * feedback / (1 << log) <= 275 * MHZ]
+        return _choose(candidates, frequency, "iCE40")
+
+    def instance(self, *, i, o, late, locked):
+        return Instance(
+            "SB_PLL40_PAD", p_FEEDBACK_PATH="SIMPLE", p_PLLOUT_SELECT="GENCLK", p_DIVR=Const(self.reference - 1, 4),
+            p_DIVF=Const(self.feedback - 1, 7), p_DIVQ=Const(self.output.bit_length() - 1, 3),
+            p_FILTER_RANGE=Const(self._filter_range(), 3),
+            io_PACKAGEPIN=i, i_RESETB=Const(1), i_BYPASS=Const(0), o_PLLOUTGLOBAL=o, o_LOCK=locked)
+
+    def _filter_range(self):
+        """The loop's filter, by the comparison frequency."""
+        return 1 + sum(self.comparison >= limit * MHZ for limit in (17, 26, 44, 66, 101))
+
+
+PLLS = {"ecp5": Ecp5Dividers, "gowin": GowinDividers, "ice40": Ice40Dividers}
 
 
 class Pll(wiring.Component):
     """A clock of ``frequency`` out of one of ``input_frequency``, both in Hz.
 
+    Parameters
+    ----------
+    family : str or None                       None: the twin for simulation
+    input_frequency, frequency : int or float
+    pad : IOPort or None                       the clock's pin, where the loop of the family takes no signal (ice40)
+
     Members
     -------
-    i : In(1)         clock of the board
+    i : In(1)         clock of the board; unused with a ``pad``
     o : Out(1)        clock made of it; the twin for simulation (``family`` None) hands ``i`` on
     late : Out(1)     ``o`` three quarters of a period later; the twin hands ``i`` inverted on
     locked : Out(1)   the clocks are stable
 
-    Raises PllError where the loop of ``family`` (``ecp5``, ``gowin``) cannot make the frequency.
+    Raises PllError where the loop of ``family`` (``ecp5``, ``gowin``, ``ice40``) cannot make the frequency.
     """
 
-    def __init__(self, *, family, input_frequency, frequency):
+    def __init__(self, *, family, input_frequency, frequency, pad=None):
         if family is not None and family not in PLLS:
             raise ValueError(f"family = {family!r}: must be None or one of {', '.join(PLLS)}")
         self.dividers = PLLS[family].choose(input_frequency, frequency) if family else None
+        self._pad = pad
         super().__init__({"i": In(1), "o": Out(1), "late": Out(1), "locked": Out(1)})
 
     def elaborate(self, platform):
@@ -154,5 +210,6 @@ class Pll(wiring.Component):
         if self.dividers is None:
             m.d.comb += [self.o.eq(self.i), self.late.eq(~self.i), self.locked.eq(1)]
         else:
-            m.submodules.pll = self.dividers.instance(i=self.i, o=self.o, late=self.late, locked=self.locked)
+            m.submodules.pll = self.dividers.instance(
+                i=self.i if self._pad is None else self._pad, o=self.o, late=self.late, locked=self.locked)
         return m

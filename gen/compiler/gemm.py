@@ -118,6 +118,9 @@ def compile_gemm(config, weights, *, rows):
     A set of row groups shares each weight tile; the next set is loaded and quantised, and results are stored, under the
     matmuls. The program is unrolled. Raises UserError where it does not fit.
     """
+    if not config.vector_lanes:
+        raise UserError(f"{config.name}: vector_lanes = 0: a build without vector unit and sequencer runs no programs; "
+                        "take another preset")
     fmt = MatrixFormat(config, format_of(weights))
     if fmt.unit not in config.formats:
         raise UserError(f"{config.name}: weights in {fmt.unit} need it in formats = {list(config.formats)}; add it")

@@ -54,6 +54,8 @@ def layer_lacks(config, layer, context, *, formats=("int8",)):
     layer : LayerShape, or any object with its attributes
     formats : formats of weights and KV cache
     """
+    if not config.vector_lanes:
+        yield Lack("vector_lanes", 1, "vector_lanes = 0: a build without vector unit and sequencer runs no programs")
     for name in dict.fromkeys(formats):
         unit = unit_of(name)
         if unit not in config.formats:

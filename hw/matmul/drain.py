@@ -41,6 +41,7 @@ class Drain(wiring.Component):
     group_words : int    words of a scratchpad group, a divisor of ``lanes``
     entries : int        results buffered, a power of two
     halves : bool        there are ``half`` tiles too; one of their results holds a row at most
+    lut_ram : bool       the tiles' queue is made for LUT RAM, else for block RAM
 
     Members
     -------
@@ -54,7 +55,7 @@ class Drain(wiring.Component):
     idle : Out(1)             no tile announced is unfinished
     """
 
-    def __init__(self, *, rows, lanes, outputs, group_words, entries, halves=False):
+    def __init__(self, *, rows, lanes, outputs, group_words, entries, halves=False, lut_ram=True):
         for name, value in (("rows", rows), ("lanes", lanes), ("outputs", outputs), ("group_words", group_words),
                             ("entries", entries)):
             if not isinstance(value, int) or value < 1 or value & (value - 1):
@@ -63,6 +64,7 @@ class Drain(wiring.Component):
             raise ValueError(f"outputs = {outputs} and group_words = {group_words} must be at most lanes = {lanes}")
         if halves and group_words > lanes // 2:
             raise ValueError(f"group_words = {group_words} must be at most lanes / 2 = {lanes // 2} with halves")
+        self._queue = fifo.SyncFIFO if lut_ram else fifo.SyncFIFOBuffered
         self._outputs, self._group_words, self._entries = outputs, group_words, entries
         self._words = min(outputs, group_words)
         self._pieces = lanes // self._words  # of a row
@@ -78,7 +80,7 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.tiles = tiles = fifo.SyncFIFO(width=self._tile.size, depth=TILES)
+        m.submodules.tiles = tiles = self._queue(width=self._tile.size, depth=TILES)
         m.d.comb += [tiles.w_data.eq(self.tile), tiles.w_en.eq(self.tile_valid)]
         m.d.sync += self.room.eq(tiles.level <= TILES - 3)  # one may come in this cycle, and two are promised
         taken, result_valid, front = self._build_results(m)

@@ -48,6 +48,7 @@ class MatmulEngine(wiring.Component):
     formats, rows, fp16_rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps
         as in ``AcceleratorConfig``. Without int8 ``rows`` means nothing, and accumulate_lanes only groups results.
     width : int    bits of a prefetched beat: 8 * lanes, as None means, or 4 * lanes
+    lut_ram : bool the part has LUT RAM; else short queues and buffers are made for block RAM, and no deeper than needed
 
     Members
     -------
@@ -63,7 +64,7 @@ class MatmulEngine(wiring.Component):
     """
 
     def __init__(self, *, rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps,
-                 formats=("int8",), fp16_rows=0, width=None):
+                 formats=("int8",), fp16_rows=0, width=None, lut_ram=True):
         if not formats or not set(formats) <= set(FORMATS):
             raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, and nothing else: {formats!r}")
         if ("fp16" in formats) != (fp16_rows > 0):
@@ -83,6 +84,7 @@ class MatmulEngine(wiring.Component):
         self._rows, self._fp16_rows, self._lanes, self._fp16_lanes = rows, fp16_rows, lanes, lanes // 2
         self._outputs = accumulate_lanes if rows else min(accumulate_lanes, lanes // 2)
         self._depth, self._group_words, self._vector_lanes = activation_depth, group_words, vector_lanes
+        self._lut_ram = lut_ram
         self._dsps, self._int4, self._width = pe_dsps, "int4" in formats, width or 8 * lanes
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.MATMUL))), "status": Out(UnitStatus()),
@@ -95,7 +97,7 @@ class MatmulEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # One tile of either format; LUT RAM is 16 deep at least.
-        results = max(16, self._rows * self._lanes // self._outputs,
+        results = max(16 if self._lut_ram else 1, self._rows * self._lanes // self._outputs,
                       self._fp16_rows * self._fp16_lanes // min(self._outputs, self._fp16_lanes))
         m.submodules.issue = issue = MatmulIssue(
             rows=self._rows, lanes=self._lanes, fp16_rows=self._fp16_rows, depth=self._depth,
@@ -105,7 +107,7 @@ class MatmulEngine(wiring.Component):
         m.submodules.drain = drain = Drain(
             rows=max(self._rows, self._fp16_rows), lanes=self._lanes if self._rows else self._fp16_lanes,
             outputs=self._outputs, group_words=self._group_words, entries=results,
-            halves=self._rows > 0 and self._fp16_rows > 0)
+            halves=self._rows > 0 and self._fp16_rows > 0, lut_ram=self._lut_ram)
         wiring.connect(m, wiring.flipped(self.command), issue.command)
         wiring.connect(m, wiring.flipped(self.activation), activations.write)
         wiring.connect(m, wiring.flipped(self.write), drain.write)

@@ -64,7 +64,8 @@ def test_estimate_is_near_the_synthesis(preset, lut, dsp):
 
 
 @pytest.mark.parametrize("family, oscillator, comparison", [
-    ("ecp5", (400e6, 800e6), (10e6, 400e6)), ("gowin", (500e6, 1250e6), (3e6, 500e6))])
+    ("ecp5", (400e6, 800e6), (10e6, 400e6)), ("gowin", (500e6, 1250e6), (3e6, 500e6)),
+    ("ice40", (533e6, 1066e6), (10e6, 133e6))])
 def test_pll_keeps_its_ranges(family, oscillator, comparison):
     made = 0
     for source in (12e6, 25e6, 27e6, 50e6):

@@ -86,13 +86,21 @@ def test_file_that_cannot_be_read(tmp_path):
 
 
 def test_presets():
-    assert PRESETS == ("micro", "small", "medium", "large")
+    assert PRESETS == ("nano", "micro", "small", "medium", "large")
     for name in PRESETS:
         config = load_preset(name)
         assert config.name == name
         assert config.rows * config.lanes <= 32 * config.accumulate_lanes
-    with pytest.raises(UserError, match="'tiny': unknown; allowed are micro, small, medium, large"):
+    with pytest.raises(UserError, match="'tiny': unknown; allowed are nano, micro, small, medium, large"):
         load_preset("tiny")
+
+
+@pytest.mark.parametrize(("field", "value", "needed"), [
+    ("formats", ("int8", "int4"), r"\['int8'\]"), ("functions", ("exp",), r"\[\]"), ("lanes", 8, "4"), ("rows", 2, "1"),
+    ("scratchpad_bytes", 1 << 17, "from 4096 to 65536"), ("activation_depth", 4096, "from 256 to 2048")])
+def test_what_a_build_without_vector_unit_cannot_have(field, value, needed):
+    with pytest.raises(ConfigError, match=f"{field} = .*: must be {needed} with vector_lanes = 0; change {field}"):
+        dataclasses.replace(load_preset("nano"), **{field: value})
 
 
 def test_hash_is_of_the_content_alone():

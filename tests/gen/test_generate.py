@@ -110,8 +110,8 @@ def tilewright(*arguments, cwd=None):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("generate", "--preset", "tiny"), "preset 'tiny': unknown; allowed are micro, small, medium, large"),
-    (("generate",), "give either --preset (micro, small, medium, large) or --config FILE"),
+    (("generate", "--preset", "tiny"), "preset 'tiny': unknown; allowed are nano, micro, small, medium, large"),
+    (("generate",), "give either --preset (nano, micro, small, medium, large) or --config FILE"),
     (("generate", "--preset", "micro", "--config", "a.toml"), "give either"),
     (("generate", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
     (("generate", "--preset", "micro", "-o", "/proc/nowhere"), "cannot be written"),
