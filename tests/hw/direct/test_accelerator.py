@@ -135,8 +135,9 @@ def run(testbench, seed=1):
     simulator.run()
 
 
-# Rows that replay a tile; several parts of weights and of rows; a tile too long to be replayed.
-@pytest.mark.parametrize("m, n, k", [(3, 10, 70), (5, 21, 96), (2, 6, 200)])
+# Several rows at a time, in several parts, one by one; blocks of one beat, tiles of less than a block.
+@pytest.mark.parametrize("m, n, k", [
+    (3, 10, 70), (4, 9, 7), (3, 5, 33), (2, 6, 1), (2, 6, 200), pytest.param(5, 21, 96, marks=pytest.mark.slow)])
 def test_product(m, n, k):
     async def testbench(bus, config):
         rng = np.random.default_rng(k)
