@@ -105,6 +105,8 @@ def attention(b):
                 waiting = None
             matmul(b, batch)
             b.streams.pump()
+            if matmul is _scores and not b.decode and step + 1 < len(batches):
+                _finish_queries(b, batches[step + 1])
             if waiting:
                 waiting()
             waiting = lambda follow=follow, batch=batch: follow(b, batch)  # noqa: E731
@@ -206,6 +208,8 @@ def finish_first(b):
 
 
 def _finish_queries(b, batch):
+    """Biases, norms, RoPE and rounding of queries. In prefill they are a batch ahead of the scores, since the array
+    leaves the last batches' vector work uncovered."""
     target, _ = _queries(b, batch)
     b.finish_heads("q", batch.first.head, batch.heads, b.shape.heads,
                    {**b.kv.activation, "target": target, "group_stride": ceil_to(b.shape.head_dim, BLOCK),
@@ -213,9 +217,9 @@ def _finish_queries(b, batch):
 
 
 def _scores(b, batch):
-    """Finished and rounded queries, then their products with K."""
+    """Products of finished and rounded queries with K; in decode the queries are finished here."""
     kv, span = b.place.kv, ceil_to(b.shape.head_dim, BLOCK)
-    if batch.index:
+    if batch.index and b.decode:
         _finish_queries(b, batch)
     if b.kv.scaled and batch.first.head % b.group == 0:
         b.load("scales", CACHE, b.place.cache + kv.scale_offset + batch.first.kv_head * kv.scale_head_bytes,

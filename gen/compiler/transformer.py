@@ -14,7 +14,7 @@ __all__ = ["plan_projections", "begin_layer", "emit_layer"]
 PIECES = 4
 """Pieces of o_proj and down_proj whose results are taken up while the next one is computed, in decode."""
 PIECE = 32
-"""Outputs of such a piece in prefill: the array waits while the last one is taken up."""
+"""Outputs of such a piece in prefill; the last one is cut in two, as the array waits while its end is taken up."""
 
 
 def plan_projections(b):
@@ -55,7 +55,7 @@ def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda firs
     """
     shape, hidden = b.shape, b.shape.hidden
     width = shape.heads * shape.head_dim
-    o_pieces = b.pieces(hidden, hidden // PIECES if b.decode else PIECE)
+    o_pieces = _pieces(b)
     sums = _sums_early(b) and shape.topology == "sequential"
     with b.label("projections"):
         _project_heads(b)
@@ -91,6 +91,15 @@ def emit_layer(b, *, following=lambda: None, upcoming=None, finished=lambda firs
         _add_feed_forward(b, o_pieces, upcoming, finished)
     if upcoming and not b.decode:
         begin_layer(upcoming, b)
+
+
+def _pieces(b):
+    """Pieces of o_proj and down_proj."""
+    hidden = b.shape.hidden
+    if b.decode:
+        return b.pieces(hidden, hidden // PIECES)
+    *pieces, (first, count) = b.pieces(hidden, PIECE)
+    return [*pieces, *((first + place, size) for place, size in b.pieces(count, PIECE // 2))]
 
 
 def _sums_early(b):
