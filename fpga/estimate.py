@@ -19,14 +19,15 @@ def estimate(config, board, part):
     """What the board's design takes of ``part``: figure -> count, of ``UNITS``.
 
     Multipliers are counted as hw makes them. Block RAMs are those of the three large memories, a lower bound. LUTs are
-    a fit to syntheses of the presets for ECP5 (tests/synth/history.csv), good to about a quarter.
+    a fit to syntheses of the presets for ECP5 (tests/synth/history.csv) and 3000 for what a board adds, good to about a
+    quarter.
     """
     half = config.lanes // 2
     fp16_pes = config.fp16_rows * half
     fp16 = "fp16" in config.formats
     dsp = config.pe_dsps + fp16_pes + config.accumulate_lanes + 11 * config.vector_lanes
     in_logic = max(0, config.rows * config.lanes - 2 * config.pe_dsps) if "int8" in config.formats else 0
-    lut = (9000 + 60 * config.rows * config.lanes + 140 * in_logic + 540 * fp16_pes + 600 * config.accumulate_lanes
+    lut = (12000 + 60 * config.rows * config.lanes + 140 * in_logic + 540 * fp16_pes + 600 * config.accumulate_lanes
            + 3000 * config.vector_lanes)
     memories = [config.scratchpad_bytes * 8, config.prefetch_beats * config.bus_width,
                 config.activation_depth * (8 * config.rows + 16 * config.fp16_rows * fp16)]

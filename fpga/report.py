@@ -17,10 +17,11 @@ DEPTH = 4  # levels of the hierarchy that the critical path is told by
 
 
 def resources(report, flow):
-    """Figure -> {"used", "available"} of nextpnr's report, summed over the cells of ``flow.cells``."""
+    """Figure -> {"used", "available"} of nextpnr's report: used is summed over the cells of ``flow.cells``, which share
+    the places that are counted for the first of them."""
     utilisation = report["utilization"]
-    return {figure: {key: sum(utilisation.get(cell, {}).get(key, 0) for cell in cells)
-                     for key in ("used", "available")}
+    return {figure: {"used": sum(utilisation.get(cell, {}).get("used", 0) for cell in cells),
+                     "available": utilisation.get(cells[0], {}).get("available", 0)}
             for figure, cells in flow.cells.items() if cells}
 
 

@@ -21,6 +21,14 @@ def test_resources(routed):
         "dsp": {"used": 28, "available": 28}, "bram": {"used": 7, "available": 56}}
 
 
+def test_resources_in_the_same_place():
+    """Gowin's multipliers of several widths stand where 48 of 18x18 would."""
+    utilisation = {"MULT18X18": {"used": 14, "available": 48}, "MULT9X9": {"used": 2, "available": 96},
+                   "LUT4": {"used": 5, "available": 20736}}
+    found = report.resources({"utilization": utilisation}, FLOWS["gowin"])
+    assert (found["dsp"], found["lut"]) == ({"used": 16, "available": 48}, {"used": 5, "available": 20736})
+
+
 def test_clocks(routed):
     assert report.clocks(routed) == {
         "clk": {"mhz": 173.91, "constraint_mhz": 200.0, "met": False},
