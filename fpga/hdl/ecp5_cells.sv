@@ -1,10 +1,10 @@
 // Models of the two ECP5 cells that Yosys has as black boxes only, in the modes that are in use here. Any other mode
 // ends the simulation with $fatal.
 //
-// Sources: Lattice FPGA-TN-02204 (TN1264), ECP5 and ECP5-5G Memory Usage Guide: address and byte enable pins of each
-// width, write modes, output registers; Lattice FPGA-TN-02205 (TN1267), ECP5 and ECP5-5G sysDSP Usage Guide: registers
-// of the multiplier. Where the bits of a narrow port lie, and the form of INITVAL, are as Yosys' own mapping has them
-// (techlibs/lattice/brams_map_16kd.v).
+// Sources: Yosys' own mapping (techlibs/lattice/brams_map_16kd.v, dsp_map_18x18.v) for pins, byte enables, the places of
+// narrow ports' bits and the form of INITVAL; it follows Lattice FPGA-TN-02204, ECP5 and ECP5-5G Memory Usage Guide, by
+// which what is read while it is written is unknown. The multiplier's registers are those of FPGA-TN-02205, sysDSP Usage
+// Guide; synthesis uses none of them, and nothing here has tested them.
 
 `default_nettype none
 
