@@ -99,7 +99,7 @@ def test_bytes():
 
 @pytest.mark.parametrize("arguments, message", [
     (["gpt-5"], "unknown model 'gpt-5'; known: all-minilm-l6-v2, dolly-v2-3b"),
-    (["--config", "tiny"], "tiny: cannot be read: No such file or directory; give a TOML file or one of nano, micro, small"),
+    (["--config", "tiny"], "tiny: cannot be read: No such file or directory; give a TOML file or one of nano, micro"),
     (["--config", "."], ".: cannot be read"),
     (["--wrong"], "No such option"),
 ])
