@@ -47,6 +47,11 @@ def test_replay_keeps_the_array_busy(Job, Bench):
     assert bench.utilisation >= 0.995
 
 
+def test_groups_wait_for_their_scales(Job, Bench):
+    """A scale of a group's last block that comes after all beats is still taken for this group."""
+    Bench(jobs=[Job(k=34, n=24, rows=12), Job(k=64, n=16, rows=8)], seed=39, late=0.985, **WIDE).run()
+
+
 def test_decode_eats_the_bus(Job, Bench):
     """One row, scales in the stream: the array takes 32 beats in 34 cycles of the bus."""
     bench = Bench(jobs=[Job(k=576, n=16, rows=1), Job(k=64, n=32, rows=1)], seed=33, bus=0.0, **SMALL).run()
