@@ -125,14 +125,17 @@ class Drain(wiring.Component):
         """The result buffer. Returns: take the front entry, it is there, its words for the piece in work."""
         m.submodules.results = store = memory.Memory(shape=32 * self._outputs, depth=self._entries, init=[])
         write, read = store.write_port(), store.read_port(domain="comb")
-        head, tail = (Signal(range(2 * self._entries), name=name) for name in ("head", "tail"))
+        head, tail = (Signal(range(self._entries), name=name) for name in ("head", "tail"))
+        stored = Signal(range(self._entries + 1))   # beside head, which drives every bit's read address
         taken = Signal()
         m.d.comb += [
             write.addr.eq(tail), write.en.eq(self.result_valid), write.data.eq(self.result), read.addr.eq(head),
         ]
         m.d.sync += [
-            self.free.eq(self.free + taken - self.claim), tail.eq(tail + self.result_valid), head.eq(head + taken)]
-        return taken, head != tail, read.data
+            self.free.eq(self.free + taken - self.claim), stored.eq(stored + self.result_valid - taken),
+            tail.eq(tail + self.result_valid), head.eq(head + taken),
+        ]
+        return taken, stored != 0, read.data
 
     def _build_write(self, m, tile, ends, go, forward, base, piece, front):
         """Output register at the scratchpad. A piece without any output in use passes through it unwritten."""
