@@ -14,7 +14,7 @@ from tilewright.hw.config import AcceleratorConfig
 from .errors import UserError
 from .verilog import emit
 
-__all__ = ["build_top", "describe", "generate", "ports_of"]
+__all__ = ["build_top", "register_map", "describe", "generate", "ports_of"]
 
 _TOOLS = ("tilewright", "amaranth", "pyosys", "systemrdl-compiler", "peakrdl-html", "peakrdl-cheader")
 
@@ -28,6 +28,15 @@ def build_top(config: AcceleratorConfig):
 
     from .functions import function_tables
     return Accelerator(config, function_tables(config.functions))
+
+
+def register_map(config: AcceleratorConfig):
+    """Name -> Register, of the top component of ``config``."""
+    if not config.vector_lanes:
+        from tilewright.hw.direct.registers import DIRECT_MAP
+        return DIRECT_MAP
+    from tilewright.hw.registers import REGISTER_MAP
+    return REGISTER_MAP
 
 
 def ports_of(component):
@@ -93,7 +102,7 @@ def _write_all(config, work, component):
     verilog = emit(component, name=config.module_name, path=work / f"{config.module_name}.v")
     description = describe(config, component, verilog)
     (work / f"{config.module_name}.json").write_text(json.dumps(description, indent=2) + "\n")
-    (work / "tilewright_registers.rdl").write_text(systemrdl_text())
+    (work / "tilewright_registers.rdl").write_text(systemrdl_text(register_map(config)))
     root = compile_systemrdl(work / "tilewright_registers.rdl")
     write_register_header(root, work / "tilewright_registers.h")
     write_register_page(root, work / "registers")

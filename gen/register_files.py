@@ -6,7 +6,7 @@ from systemrdl import RDLCompiler
 from systemrdl.messages import MessagePrinter
 
 from tilewright.hw import commands
-from tilewright.hw.registers import IDENTITY, REGISTER_MAP, VERSION, Access, ErrorCode
+from tilewright.hw.registers import IDENTITY, VERSION, Access, ErrorCode
 
 __all__ = ["systemrdl_text", "compile_systemrdl", "write_register_header", "write_register_page", "command_header"]
 
@@ -16,6 +16,7 @@ BLOCK = "tilewright"
 _ACCESS = {
     Access.RO: "sw = r; hw = w;",
     Access.RW: "sw = rw; hw = r; reset = 0;",
+    Access.WO: "sw = w; hw = r; reset = 0;",
     Access.W1: "sw = w; hw = r; singlepulse; reset = 0;",
     Access.CONST: "sw = r; hw = na;",
 }
@@ -26,13 +27,13 @@ def _quoted(text):
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def systemrdl_text():
-    """The register map as SystemRDL 2.0, one address map with 32-bit registers."""
+def systemrdl_text(registers):
+    """The map ``registers`` (name -> Register) as SystemRDL 2.0, one address map with 32-bit registers."""
     lines = ["enum error_code_e {"]
     lines += [f"    {code.name} = 8'd{code.value};" for code in ErrorCode]
     lines += ["};", "", f"addrmap {BLOCK} {{", '    name = "Tilewright accelerator";',
               "    default regwidth = 32;", "    default accesswidth = 32;"]
-    for register in REGISTER_MAP.values():
+    for register in registers.values():
         lines += ["", "    reg {", f"        desc = {_quoted(register.doc)};"]
         for field in register.fields:
             reset = f" reset = 32'h{_RESET[register.name]:08x};" if register.name in _RESET else ""

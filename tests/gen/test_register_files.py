@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from tilewright.gen.configuration import load_preset
+from tilewright.gen.generate import register_map
 from tilewright.gen.register_files import (
     command_header,
     compile_systemrdl,
@@ -13,15 +15,22 @@ from tilewright.gen.register_files import (
     write_register_page,
 )
 from tilewright.hw import commands
+from tilewright.hw.direct.registers import DIRECT_MAP
 from tilewright.hw.registers import IDENTITY, REGISTER_MAP, VERSION, Access, ErrorCode
 
-SOFTWARE = {Access.RO: (True, False), Access.RW: (True, True), Access.W1: (False, True), Access.CONST: (True, False)}
+SOFTWARE = {Access.RO: (True, False), Access.RW: (True, True), Access.W1: (False, True), Access.CONST: (True, False),
+            Access.WO: (False, True)}
+
+
+@pytest.fixture(scope="module", params=["micro", "nano"])
+def registers(request):
+    return register_map(load_preset(request.param))
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, registers):
     folder = tmp_path_factory.mktemp("registers")
-    (folder / "tilewright.rdl").write_text(systemrdl_text())
+    (folder / "tilewright.rdl").write_text(systemrdl_text(registers))
     root = compile_systemrdl(folder / "tilewright.rdl")
     write_register_header(root, folder / "tilewright_registers.h")
     write_register_page(root, folder / "page")
@@ -29,11 +38,16 @@ def files(tmp_path_factory):
     return folder, root
 
 
-def test_systemrdl_equals_the_map(files):
-    registers = {node.inst_name: node for node in files[1].top.registers()}
-    assert list(registers) == list(REGISTER_MAP)
-    for name, register in REGISTER_MAP.items():
-        node = registers[name]
+def test_each_build_has_its_map():
+    assert register_map(load_preset("micro")) is REGISTER_MAP
+    assert register_map(load_preset("nano")) is DIRECT_MAP
+
+
+def test_systemrdl_equals_the_map(files, registers):
+    nodes = {node.inst_name: node for node in files[1].top.registers()}
+    assert list(nodes) == list(registers)
+    for name, register in registers.items():
+        node = nodes[name]
         assert node.address_offset == register.offset
         assert node.get_property("desc") == register.doc
         fields = {field.inst_name: field for field in node.fields()}
@@ -43,7 +57,7 @@ def test_systemrdl_equals_the_map(files):
             assert (rdl.low, rdl.width) == (field.lsb, field.width)
             assert (rdl.is_sw_readable, rdl.is_sw_writable) == SOFTWARE[field.access], (name, field.name)
             assert rdl.is_hw_writable == (field.access == Access.RO)
-    codes = registers["error_code"].fields()[0].get_property("encode")
+    codes = nodes["error_code"].fields()[0].get_property("encode")
     assert {member.name: member.value for member in codes} == {code.name: code.value for code in ErrorCode}
 
 
@@ -57,9 +71,9 @@ def check_header(folder, header, claims):
     return result.stderr
 
 
-def test_register_header(files):
+def test_register_header(files, registers):
     claims = [f"TILEWRIGHT__IDENTITY__VALUE_reset == {IDENTITY}", f"TILEWRIGHT__VERSION__VALUE_reset == {VERSION}"]
-    for name, register in REGISTER_MAP.items():
+    for name, register in registers.items():
         claims.append(f"offsetof(tilewright_t, {name}) == {register.offset}")
         for field in register.fields:
             stem = f"TILEWRIGHT__{name.upper()}__{field.name.upper()}"
