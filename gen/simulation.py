@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilewright.gen.compiler.requirements import check_runs_programs
 from tilewright.gen.generate import build_top
 from tilewright.gen.verilog import emit
 from tilewright.sim.cosim import build, locked
@@ -37,7 +38,10 @@ def build_simulation(config, folder, *, memory_bytes, step=lambda text: None, **
     memory_bytes : int    a power of two
     step : function       told what is being done
     options               as for ``cosim.build``: simulator, waves
+
+    Raises UserError for a build that runs no programs.
     """
+    check_runs_programs(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     step("generating Verilog")

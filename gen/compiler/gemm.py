@@ -10,6 +10,7 @@ from .assembler import Program
 from .formats import MatrixFormat, format_of, tile_matrix
 from .image import WEIGHT_ALIGNMENT, Image
 from .plan import ceil_to
+from .requirements import check_runs_programs
 from .streams import Streams
 
 __all__ = ["CompiledGemm", "compile_gemm"]
@@ -118,9 +119,7 @@ def compile_gemm(config, weights, *, rows):
     A set of row groups shares each weight tile; the next set is loaded and quantised, and results are stored, under the
     matmuls. The program is unrolled. Raises UserError where it does not fit.
     """
-    if not config.vector_lanes:
-        raise UserError(f"{config.name}: vector_lanes = 0: a build without vector unit and sequencer runs no programs; "
-                        "take another preset")
+    check_runs_programs(config)
     fmt = MatrixFormat(config, format_of(weights))
     if fmt.unit not in config.formats:
         raise UserError(f"{config.name}: weights in {fmt.unit} need it in formats = {list(config.formats)}; add it")

@@ -6,11 +6,15 @@ is for the planner to find; only the least that any plan needs is known here.
 
 from typing import NamedTuple
 
+from tilewright.gen.errors import UserError
 from tilewright.hw.config import BLOCK
 
 from .formats import unit_of
 
-__all__ = ["Lack", "functions_of", "layer_lacks", "lacks", "least_activation_depth", "power_of_two"]
+__all__ = ["Lack", "check_runs_programs", "functions_of", "layer_lacks", "lacks", "least_activation_depth",
+           "power_of_two"]
+
+_NO_PROGRAMS = "vector_lanes = 0: a build without vector unit and sequencer runs no programs"
 
 
 class Lack(NamedTuple):
@@ -47,6 +51,12 @@ def least_activation_depth(layer):
     return max(span(layer.hidden) + span(layer.ffn), span(layer.heads * layer.head_dim) + span(layer.head_dim))
 
 
+def check_runs_programs(config):
+    """Raise UserError for a build that only the host's single commands drive."""
+    if not config.vector_lanes:
+        raise UserError(f"{config.name}: {_NO_PROGRAMS}; take another preset")
+
+
 def layer_lacks(config, layer, context, *, formats=("int8",)):
     """Yield a ``Lack`` for each thing that keeps a layer from running with ``context`` positions, buffers apart.
 
@@ -55,7 +65,7 @@ def layer_lacks(config, layer, context, *, formats=("int8",)):
     formats : formats of weights and KV cache
     """
     if not config.vector_lanes:
-        yield Lack("vector_lanes", 1, "vector_lanes = 0: a build without vector unit and sequencer runs no programs")
+        yield Lack("vector_lanes", 1, _NO_PROGRAMS)
     for name in dict.fromkeys(formats):
         unit = unit_of(name)
         if unit not in config.formats:

@@ -116,6 +116,7 @@ def tilewright(*arguments, cwd=None):
     (("generate", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
     (("generate", "--preset", "micro", "-o", "/proc/nowhere"), "cannot be written"),
     (("generate", "--wrong"), "No such option"),
+    (("layers", "--preset", "nano"), "nano: vector_lanes = 0: a build without vector unit and sequencer"),
     (("synth", "nothing"), "target 'nothing': unknown; allowed are micro_engine, small_engine"),
     (("wrong",), "No such command"),
 ])
