@@ -79,7 +79,8 @@ def _show(console, measurements):
 
     table = Table(title="Benchmarks", caption="runs of the generated Verilog, compared with the golden model")
     for column in ("benchmark", "value", "unit", "goal", "kind"):
-        table.add_column(column, justify="right" if column in ("value", "goal") else "left", no_wrap=column != "unit")
+        table.add_column(column, justify="right" if column in ("value", "goal") else "left",
+                         no_wrap=column != "benchmark", overflow="fold")
     for m in measurements:
         colour = {True: "green", False: "red", None: "default"}[m.met]
         table.add_row(m.name, f"[{colour}]{'WRONG' if m.problems else _number(m.value)}[/]", m.unit, _goal(m), m.kind)
