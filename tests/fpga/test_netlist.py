@@ -13,8 +13,11 @@ from amaranth.lib.wiring import In, Out
 
 from tilewright.fpga.netlist import ecp5_netlist
 from tilewright.gen.configuration import load_preset
+from tilewright.gen.functions import function_tables
+from tilewright.gen.synthesis import TARGETS
 from tilewright.gen.verilog import emit
 from tilewright.hw.matmul.array import PeRow
+from tilewright.hw.vector.lanes import Lane
 from tilewright.sim.loop import build_loop
 from tilewright.sim.verilator import environment
 
@@ -170,4 +173,17 @@ def test_pe_row(tmp_path):
     code, text, cells = compare(lambda: PeRow(lanes=lanes, dsp_pairs=lanes // 2), tmp_path, cycles=50_000)
     assert code == 0 and "49999 cycles equal" in text, text
     assert cells["MULT18X18D"] == lanes // 2
+    assert int(text.split()[-1]) > 5000     # cycles in which the outputs change
+
+
+def vector_lane():
+    return Lane(tables=function_tables(load_preset("medium").functions), multiply_dsps=4, fp16=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [vector_lane, *(TARGETS[f"medium_{name}"] for name in ("sequencer", "load", "store"))],
+                         ids=["vector_lane", "sequencer", "load", "store"])
+def test_units(tmp_path, make):
+    code, text, _ = compare(make, tmp_path, cycles=50_000)
+    assert code == 0 and "49999 cycles equal" in text, text
     assert int(text.split()[-1]) > 5000     # cycles in which the outputs change
