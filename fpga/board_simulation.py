@@ -5,7 +5,6 @@ import signal
 import subprocess
 import tempfile
 import tty
-from dataclasses import replace
 from pathlib import Path
 
 from tilewright.gen.errors import ToolError
@@ -19,8 +18,6 @@ __all__ = ["SimulatedBoard", "build_board"]
 HDL = Path(__file__).parent / "hdl"
 BIT_CYCLES = 4
 """Cycles of a bit on the line: the fastest that the UART takes."""
-POWER_UP_NS = 2_000
-"""Pause of the SDRAM after power-up, shortened from 200,000."""
 PATIENCE_CYCLES = 20_000
 """After which the bridge drops a frame that does not go on."""
 END_SECONDS = 10
@@ -29,9 +26,9 @@ END_SECONDS = 10
 def build_board(board, config, folder):
     """Program that simulates ``board`` with the accelerator ``config``, built in ``folder``; it needs a board with
     SDRAM. Raises ToolError, which names the log."""
-    timing = replace(slowest(*board.memory.parts), power_up=POWER_UP_NS)
+    timing = slowest(*board.memory.parts)
     top = BoardTop(config, memory=board.memory, frequency=board.frequency, baud=board.frequency // BIT_CYCLES,
-                   timing=timing, patience=PATIENCE_CYCLES)
+                   patience=PATIENCE_CYCLES)
     model = ", ".join(f".{name}({value})" for name, value in timing.model_parameters(board.frequency).items())
     return build_loop(top, HDL / "board_line.cpp", folder=folder, defines={"BIT_CYCLES": BIT_CYCLES},
                       top="board_bench", hdl=(HDL / "board_bench.sv", HDL / "sdram_model.sv"),
@@ -44,34 +41,30 @@ class SimulatedBoard:
     Parameters
     ----------
     program : path     of ``build_board``
-    image : bytes      what the SDRAM holds at power-up, from address 0 on; no real part does
+    decays : bool      a late refresh makes the SDRAM's contents noise, instead of ending the simulation
 
     Attributes
     ----------
     port : str         name of the serial port
     cycles : int       simulated, known at the end
+    decays : int       times that the SDRAM lost its contents, known at the end
 
     Leaving raises ToolError with the model's message where the simulation ended by itself, as after a violation of the
     SDRAM's timing.
     """
 
-    def __init__(self, program, *, image=None):
-        self._program, self._image = Path(program).resolve(), image
-        self.cycles = None
+    def __init__(self, program, *, decays=False):
+        self._program, self._plusargs = Path(program).resolve(), ["+sdram_decays"] * decays
+        self.cycles = self.decays = None
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-board-")
-        plusargs = []
-        if self._image is not None:
-            path = Path(self._folder.name) / "sdram.bin"
-            path.write_bytes(self._image)
-            plusargs = [f"+sdram_image={path}"]
         board_end, self._line = os.openpty()
         tty.setraw(self._line)          # kept open, so that the line stays when a host goes
         self.port = os.ttyname(self._line)
         self._log = open(Path(self._folder.name) / "board.log", "w+")
         try:
-            self._process = subprocess.Popen([self._program, str(board_end), *plusargs], pass_fds=[board_end],
+            self._process = subprocess.Popen([self._program, str(board_end), *self._plusargs], pass_fds=[board_end],
                                              stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT)
         finally:
             os.close(board_end)
@@ -80,6 +73,10 @@ class SimulatedBoard:
     def press_reset(self):
         """Press the reset button."""
         self._process.send_signal(signal.SIGUSR1)
+
+    def starve_memory(self):
+        """Withhold the SDRAM's refreshes for several times as long as one may be late."""
+        self._process.send_signal(signal.SIGUSR2)
 
     def __exit__(self, kind, error, trace):
         early = self._process.poll() is not None
@@ -95,6 +92,7 @@ class SimulatedBoard:
         self._log.close()
         self._folder.cleanup()
         self.cycles = next((int(line.split()[1]) for line in lines if line.startswith("cycles ")), None)
+        self.decays = sum(line.startswith("SDRAM DECAY") for line in lines)
         if early:
             told = next((line for line in lines if "VIOLATION" in line), " ".join(lines[-1:]))
             raise ToolError(f"the simulated board stopped: {told}") from error

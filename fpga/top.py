@@ -30,8 +30,6 @@ class BoardTop(wiring.Component):
     frequency : int       Hz of ``sync``
     baud : int            of the UART, at most a quarter of ``frequency``
     pin_registers : str   kind of the registers at the SDRAM's pins, as ``PinRegisters`` takes it
-    timing : SdramTiming  of the SDRAM; by default one that all of ``memory.parts`` meet. Simulations shorten its pause
-                          after power-up
     patience : int        cycles after which the bridge gives up waiting; None for its own value
 
     Members
@@ -41,7 +39,7 @@ class BoardTop(wiring.Component):
     leds : Out(4)               a program runs, the memory is ready, the host was heard, something went wrong
     """
 
-    def __init__(self, config, *, memory, frequency, baud, pin_registers="fabric", timing=None, patience=None):
+    def __init__(self, config, *, memory, frequency, baud, pin_registers="fabric", patience=None):
         self._config = config
         sizes = {"address_width": config.address_width, "width": config.bus_width}
         self._accelerator = Accelerator(config, function_tables(config.functions))
@@ -52,7 +50,7 @@ class BoardTop(wiring.Component):
         self._has_sdram = isinstance(memory, SdramMemory)
         members = {"rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(4)}
         if self._has_sdram:
-            self._memory = SdramController(**sizes, clock_hz=frequency, timing=timing or slowest(*memory.parts),
+            self._memory = SdramController(**sizes, clock_hz=frequency, timing=slowest(*memory.parts),
                                            registers=pin_registers)
             members["sdram"] = Out(SdramPins())
         else:

@@ -1,4 +1,5 @@
-// A board's design and its SDRAM, for a loop in C++. Macro MODEL_PARAMETERS: parameters of the model.
+// A board's design and its SDRAM, for a loop in C++; `starve` withholds the SDRAM's refreshes. Macro MODEL_PARAMETERS:
+// parameters of the model.
 
 `default_nettype none
 `timescale 1ns / 1ps
@@ -6,6 +7,7 @@
 module board_bench (
     input  wire       clk,
     input  wire       rst,
+    input  wire       starve,
     input  wire       rx,
     output wire       tx,
     output wire [3:0] leds
@@ -15,6 +17,7 @@ module board_bench (
     wire [12:0] a;
     wire [15:0] dq_o, dq_i;
     wire sdram_clk = ~clk;
+    wire withheld = starve && {ras_n, cas_n, we_n} == 3'b001;
 
     unit board (
         .clk(clk), .rst(rst), .rx(rx), .tx(tx), .leds(leds),
@@ -23,8 +26,8 @@ module board_bench (
     );
 
     sdram_model #(`MODEL_PARAMETERS) memory (
-        .clk(sdram_clk), .cke(cke), .cs_n(cs_n), .ras_n(ras_n), .cas_n(cas_n), .we_n(we_n), .ba(ba), .a(a), .dqm(dqm),
-        .dq_in(dq_o), .dq_in_enable(dq_oe), .dq_out(dq_i), .dq_out_enable(dq_i_enable)
+        .clk(sdram_clk), .restart(rst), .cke(cke), .cs_n(cs_n | withheld), .ras_n(ras_n), .cas_n(cas_n), .we_n(we_n),
+        .ba(ba), .a(a), .dqm(dqm), .dq_in(dq_o), .dq_in_enable(dq_oe), .dq_out(dq_i), .dq_out_enable(dq_i_enable)
     );
 endmodule
 

@@ -1,7 +1,8 @@
 // A simulated board whose serial line is a file descriptor, such as a pseudo-terminal's.
 //
 // Macro BIT_CYCLES: clock cycles of a bit on the line. Arguments: the descriptor, then plusargs of the model.
-// SIGUSR1 is the reset button; SIGTERM ends the simulation. At its end it prints "cycles N".
+// SIGUSR1 is the reset button; SIGUSR2 withholds the SDRAM's refreshes for STARVED_CYCLES; SIGTERM ends the simulation.
+// At its end it prints "cycles N".
 
 #include <cerrno>
 #include <csignal>
@@ -15,9 +16,10 @@
 #include "Vunit.h"
 #include "verilated.h"
 
-static volatile std::sig_atomic_t pressed = 0, ended = 0;
+static volatile std::sig_atomic_t pressed = 0, starved = 0, ended = 0;
 
 static constexpr int RESET_CYCLES = 16;
+static constexpr int STARVED_CYCLES = 20'000;           // several times what a refresh may be late
 static constexpr int FRAME_BITS = 10;
 static constexpr uint64_t LOOK_CYCLES = 256;          // between looks at an empty descriptor
 static constexpr uint64_t IDLE_CYCLES = 4'000'000;    // without a byte or a program, until the simulation slows down
@@ -92,6 +94,7 @@ int main(int argc, char** argv) {
     const int line = std::atoi(argv[1]);
     fcntl(line, F_SETFL, fcntl(line, F_GETFL) | O_NONBLOCK);
     std::signal(SIGUSR1, [](int) { pressed = 1; });
+    std::signal(SIGUSR2, [](int) { starved = 1; });
     std::signal(SIGTERM, [](int) { ended = 1; });
 
     VerilatedContext context;
@@ -99,15 +102,21 @@ int main(int argc, char** argv) {
     Vunit top{&context};
     Sender sender(line);
     Receiver receiver(line);
-    int reset = RESET_CYCLES;
+    int reset = RESET_CYCLES, starve = 0;
     uint64_t cycle = 0, active = 0;
     for (; !ended && !context.gotFinish(); ++cycle) {
         if (pressed) {
             pressed = 0;
             reset = RESET_CYCLES;
         }
+        if (starved) {
+            starved = 0;
+            starve = STARVED_CYCLES;
+        }
         top.rst = reset > 0;
         if (reset > 0) --reset;
+        top.starve = starve > 0;
+        if (starve > 0) --starve;
         top.rx = sender.level(cycle);
         top.clk = 0;
         top.eval();

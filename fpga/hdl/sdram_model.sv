@@ -9,13 +9,16 @@
 // Not done, hence violations: bursts cut short by other commands, auto precharge, burst terminate, power-down, self
 // refresh, full-page and interleaved bursts, single writes.
 //
-// Contents: noise, but for the file +sdram_image=FILE (raw bytes, from address 0 on; address order row:bank:column) at
-// time 0: a way in that no real part has.
+// Contents at time 0: noise. Where a refresh is late, +sdram_decays prints "SDRAM DECAY in cycle <n>" and makes all
+// contents noise anew, and the simulation goes on.
 //
-// Time is counted in cycles of CLOCK picoseconds; all other times but REFRESH_NS are in picoseconds. POWER_UP may be shortened to save
-// simulation: it is then not the part's. Read data is on the pins for one cycle, from ACCESS half cycles after the clock
-// edge that comes one before the CAS latency (0: as if nothing were late; 1: about t_ac and the FPGA's delays at 100
-// MHz); noise is there in all other cycles.
+// `restart` is the controller's reset, until its commands in flight are over (four cycles): the data sheets' start then
+// comes anew, pause included, and contents become noise, as rows stay open and refreshes stay out for longer than allowed.
+//
+// Time is counted in cycles of CLOCK picoseconds; all other times but REFRESH_NS are in picoseconds. POWER_UP may be
+// shortened to save simulation: it is then not the part's. Read data is on the pins for one cycle, from ACCESS half cycles
+// after the clock edge that comes one before the CAS latency (0: as if nothing were late; 1: about t_ac and the FPGA's
+// delays at 100 MHz); noise is there in all other cycles.
 
 `default_nettype none
 `timescale 1ns / 1ps
@@ -43,6 +46,7 @@ module sdram_model #(
     parameter ACCESS = 1
 ) (
     input  wire        clk,
+    input  wire        restart,
     input  wire        cke,
     input  wire        cs_n,
     input  wire        ras_n,
@@ -63,31 +67,22 @@ module sdram_model #(
 
     reg [15:0] mem [0:WORDS-1] /* verilator public_flat_rw */;
 
-    integer file, length, i;
-    reg [8*1024-1:0] image_name;
+    integer i;
+    reg decays;
     initial begin
+        decays = $test$plusargs("sdram_decays") != 0;
         for (i = 0; i < WORDS; i = i + 1)
             mem[i] = i[15:0] * 16'h9e37 ^ i[25:10];
-        if ($value$plusargs("sdram_image=%s", image_name)) begin
-            file = $fopen(image_name, "rb");
-            if (file == 0)
-                $fatal(1, "sdram_model: cannot open the image %0s", image_name);
-            length = $fread(mem, file);
-            $fclose(file);
-            if (length % 2 != 0)
-                $fatal(1, "sdram_model: image of %0d bytes: must be an even number", length);
-            for (i = 0; i < length / 2; i = i + 1)   // $fread puts the first byte at the top
-                mem[i] = {mem[i][7:0], mem[i][15:8]};
-        end
     end
 
     // State
 
-    reg signed [63:0] now = 0;
+    reg signed [63:0] now = 0, started = 0;
     reg [3:0] opened = 0;
     reg [ROW_BITS-1:0] row [0:3];
     reg signed [63:0] activated [0:3], precharged [0:3], written [0:3];
     reg signed [63:0] last_active = LONG_AGO, last_refresh = LONG_AGO, last_mode = LONG_AGO, last_precharge = LONG_AGO;
+    reg signed [63:0] intact_since = 0;    // since when lateness counts: the last REFRESH, or the loss of contents
     reg all_closed = 0, mode_set = 0;
     reg [31:0] refreshes = 0;
     reg [3:0] burst = 0;             // of the mode register, words
@@ -100,16 +95,54 @@ module sdram_model #(
     reg [COLUMN_BITS-1:0] column;
     reg signed [63:0] read_start = LONG_AGO;
 
-    initial for (i = 0; i < 4; i = i + 1) begin
-        activated[i] = LONG_AGO;
-        precharged[i] = LONG_AGO;
-        written[i] = LONG_AGO;
-    end
+    task forget_banks;
+        for (i = 0; i < 4; i = i + 1) begin
+            activated[i] = LONG_AGO;
+            precharged[i] = LONG_AGO;
+            written[i] = LONG_AGO;
+        end
+    endtask
+    initial forget_banks;
 
     task violation(input [8*72-1:0] what);
         begin
             $display("SDRAM VIOLATION in cycle %0d: %0s", now, what);
             $fatal(1, "SDRAM VIOLATION");
+        end
+    endtask
+
+    task lose_contents;
+        for (i = 0; i < WORDS; i = i + 1)
+            mem[i] = ~mem[i] * 16'h6b43 ^ i[25:10];
+    endtask
+
+    task late(input [8*72-1:0] what);
+        if (decays) begin
+            $display("SDRAM DECAY in cycle %0d: %0s", now, what);
+            lose_contents;
+            intact_since = now;
+            for (i = 0; i < REFRESH_ROWS; i = i + 1)
+                rows_refreshed[i] = now;
+        end else
+            violation(what);
+    endtask
+
+    task do_restart;
+        begin
+            if (initialised) lose_contents;
+            opened = 0;
+            all_closed = 0;
+            mode_set = 0;
+            refreshes = 0;
+            reading = 0;
+            writing = 0;
+            last_active = LONG_AGO;
+            last_refresh = LONG_AGO;
+            last_mode = LONG_AGO;
+            last_precharge = LONG_AGO;
+            read_start = LONG_AGO;
+            forget_banks;
+            started = now + 1;
         end
     endtask
 
@@ -169,6 +202,7 @@ module sdram_model #(
             rows_refreshed[refreshes % REFRESH_ROWS] = now;
             refreshes = refreshes + 1;
             last_refresh = now;
+            intact_since = now;
         end
     endtask
 
@@ -212,7 +246,11 @@ module sdram_model #(
     reg [1:0] dqm_before = 0, mask = 0;
     reg [15:0] noise = 16'hace1;
 
-    always @(posedge clk) begin
+    always @(posedge clk) if (restart) begin
+        do_restart;
+        on_way <= 0;
+        now = now + 1;
+    end else begin
         if ((^{cke, cs_n, ras_n, cas_n, we_n, dqm, dq_in_enable}) === 1'bx) violation("a pin is unknown");
         if (!cke) violation("CKE low is not modelled");
         if (!idle && (^{a, ba}) === 1'bx) violation("an address pin is unknown");
@@ -220,7 +258,7 @@ module sdram_model #(
 
         if (!all_closed && dqm != 2'b11) violation("DQM low before the first PRECHARGE");
         if (!idle) begin
-            if (now * CLOCK < POWER_UP) violation("command in the pause after power-up");
+            if ((now - started) * CLOCK < POWER_UP) violation("command in the pause after power-up");
             if (refreshes != 0 && early(last_refresh, T_RFC, 0)) violation("tRFC");
             if (mode_set && early(last_mode, T_MRD, 1)) violation("tMRD");
             case (code)
@@ -242,9 +280,9 @@ module sdram_model #(
 
         for (i = 0; i < 4; i = i + 1)
             if (opened[i] && (now - activated[i]) * CLOCK > T_RAS_MAX) violation("row open for longer than tRAS allows");
-        if (initialised && (now - last_refresh) * CLOCK > LATEST) violation("REFRESH is late");
+        if (initialised && (now - intact_since) * CLOCK > LATEST) late("REFRESH is late");
         if (initialised && (now - rows_refreshed[refreshes % REFRESH_ROWS]) * CLOCK > REFRESH)
-            violation("not all rows refreshed in time");
+            late("not all rows refreshed in time");
 
         // Data
         mask <= dqm_before;

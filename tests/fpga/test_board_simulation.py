@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ STORIES = ROOT.parent / "shared/models/stories260K"
 PROMPT = "Once upon a time"
 BAUD = 20_000
 """What a simulated line does in a second, roughly: the host's patience comes from it."""
+HANG_SECONDS = 300
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +30,36 @@ def program():
     return build_board(find_board("ulx3s-85f"), load_preset("micro"), ROOT / "build/tests/board-micro")
 
 
+def arguments(port, preset="micro"):
+    return ["complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", port, "--baud", BAUD, "--preset",
+            preset, "--context", 64]
+
+
 @pytest.fixture
 def complete(command, tmp_path):
     """Function (port, options): runs ``tilewright complete`` on the board; (exit code, text, messages, figures)."""
     def run(port, *options, preset="micro"):
         path = tmp_path / "run.json"
-        code, out, err = command("complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", port, "--baud",
-                                 BAUD, "--preset", preset, "--context", 64, "--json", path, *options)
+        code, out, err = command(*arguments(port, preset), "--json", path, *options)
         return code, out, err, json.loads(path.read_text()) if code == 0 else None
     return run
+
+
+def disturbed(port, act):
+    """``act`` between two tokens of a run: the run's exit code and last line. One that hangs is killed."""
+    words = map(str, [sys.executable, "-c", "from tilewright.gen.cli import main; main()", *arguments(port),
+                      "--weights", "int8", "--prompt", PROMPT, "--tokens", 8, "--check"])
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        hang = threading.Timer(HANG_SECONDS, process.kill)
+        hang.start()
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("decode") and act is not None:
+                act()
+                act = None
+        hang.cancel()
+    return process.returncode, lines[-1]
 
 
 def scribble(port, data):
@@ -45,13 +70,15 @@ def scribble(port, data):
 
 
 def test_published_text_and_a_second_prompt_after_reset(program, complete):
+    """The reset comes in the middle of a run; it is told to the host of that run, and to none after it."""
     published = (STORIES / "expected_greedy.txt").read_text()
     with SimulatedBoard(program) as board:
         code, out, err, figures = complete(board.port, "--weights", "fp16", "--prompt", PROMPT, "--tokens", 32,
                                             "--check")
         assert (code, figures["equal"], len(figures["tokens"])) == (0, True, 32), err
         assert published.strip().startswith(PROMPT + out.rstrip("\n"))
-        board.press_reset()
+        code, last = disturbed(board.port, board.press_reset)
+        assert code == 1 and "the board was reset" in last, last
         code, _, err, figures = complete(board.port, "--weights", "int8", "--prompt", "The dog", "--tokens", 4,
                                               "--check")
         assert (code, figures["equal"]) == (0, True), err
@@ -70,3 +97,14 @@ def test_faults_on_the_line(program, complete):
         time.sleep(0.1)
         code, _, err, figures = complete(board.port, "--weights", "int8", "--prompt", PROMPT, "--tokens", 3, "--check")
         assert (code, figures["equal"]) == (0, True), err
+
+
+def test_starved_refresh(program, complete):
+    """The SDRAM gets no refresh for a while and loses program, weights and keys in the middle of a run: that run ends
+    with what is wrong, and the next command works."""
+    with SimulatedBoard(program, decays=True) as board:
+        code, last = disturbed(board.port, board.starve_memory)
+        assert code == 1, last
+        code, _, err, figures = complete(board.port, "--weights", "int8", "--prompt", PROMPT, "--tokens", 3, "--check")
+        assert (code, figures["equal"]) == (0, True), err
+    assert board.decays >= 1

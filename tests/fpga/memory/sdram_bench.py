@@ -9,6 +9,7 @@ from pathlib import Path
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, ReadOnly, RisingEdge, Timer
+from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiBus, AxiMaster, AxiResp
 
 SEED = int(os.environ.get("SDRAM_SEED", "17"))
@@ -50,11 +51,16 @@ class Bench:
 
     async def start(self, pause=0.0):
         dut = self.dut
+        dut.starve.value = 0
         if pause:
             write, read = self.master.write_if, self.master.read_if
             for channel in (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel):
                 channel.set_pause_generator(self.pauses(pause))
         Clock(dut.clk, 10, "ns").start()
+        await self.reset()
+
+    async def reset(self):
+        dut = self.dut
         dut.rst.value = 1
         await ClockCycles(dut.clk, 4)
         dut.rst.value = 0
@@ -194,9 +200,59 @@ async def refresh_under_load(dut):
                 "wdata": 1, "wstrb": 1, "wlast": 1, "wvalid": 1, "bready": 1}
     for name, value in constant.items():
         getattr(dut, f"s_axi_{name}").value = value
-    dut.rst.value = 0
+    dut.rst.value = dut.starve.value = 0
     Clock(dut.clk, 10, "ns").start()
     await Timer(int(os.environ["MICROSECONDS"]), "us")
+
+
+@cocotb.test()
+async def saturated(dut):
+    """Two readers and two writers in rows of their own, always with the next burst ready, and pauses on all channels;
+    with STARVE the model gets no refresh from the middle on."""
+    bench = Bench(dut, burst=256)
+    await bench.start(pause=0.2)
+    end = 1000 * int(os.environ["MICROSECONDS"])
+    lengths, passed = [1, bench.beat_bytes, 4096, 9000], []
+
+    async def work(begin, rng, action):
+        while get_sim_time("ns") < end:
+            length = rng.choice(lengths)
+            await action(begin + rng.randint(0, 9000 - length), length)
+            passed.append(length)
+
+    async def write(address, length):
+        await bench.write(address, bench.rng.randbytes(length))
+
+    begins = {9 * ROW: write, 29 * ROW + BANK: write, 59 * ROW: bench.check, SIZE - 9000: bench.check}
+    for begin in begins:
+        await bench.write(begin, bench.rng.randbytes(9000))
+    workers = [cocotb.start_soon(work(begin, random.Random(bench.rng.random()), action))
+               for begin, action in begins.items()]
+    await Timer(end // 2, "ns")
+    dut.starve.value = int(os.environ.get("STARVE", "0"))
+    for worker in workers:
+        await worker
+    for begin in begins:
+        await bench.check(begin, 9000)
+    assert sum(passed) * 2 > end // 10    # bytes, at 10 ns a cycle
+
+
+@cocotb.test()
+async def reset_in_traffic(dut):
+    """Resets while reads and writes are on their way: the start anew, with its whole pause, and then all works."""
+    bench = Bench(dut, burst=256)
+    await bench.start()
+    for _ in range(4):
+        at = bench.rng.randrange(SIZE - 9000)
+        await bench.write(at, bench.rng.randbytes(9000))
+        await bench.check(at, 9000)
+        tasks = [cocotb.start_soon(bench.master.write(at, bytes(9000), awid=0)),
+                 cocotb.start_soon(bench.master.read(at, 9000, arid=0))]
+        await ClockCycles(dut.clk, bench.rng.randint(30, 3000))
+        for task in tasks:
+            task.cancel()
+        await bench.reset()
+        assert not int(dut.initialised.value)
 
 
 @cocotb.test()

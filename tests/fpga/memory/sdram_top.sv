@@ -7,6 +7,7 @@ module sdram_top #(
     parameter ACCESS = 1
 ) (
     input  wire clk, rst,
+    input  wire starve,    // withholds all refreshes
     output wire initialised,
     input  wire [0:0] s_axi_arid, s_axi_awid,
     input  wire [31:0] s_axi_araddr, s_axi_awaddr,
@@ -27,6 +28,7 @@ module sdram_top #(
     wire [15:0] dq_o, dq_i;
     wire dq_i_enable;
     wire sdram_clk = ~clk;
+    wire withheld = starve && {ras_n, cas_n, we_n} == 3'b001;
 
     assign s_axi_rid = 1'b0;
     assign s_axi_bid = 1'b0;
@@ -45,8 +47,8 @@ module sdram_top #(
     );
 
     sdram_model #(.ACCESS(ACCESS) `ifdef MODEL_PARAMETERS , `MODEL_PARAMETERS `endif) memory (
-        .clk(sdram_clk), .cke(cke), .cs_n(cs_n), .ras_n(ras_n), .cas_n(cas_n), .we_n(we_n), .ba(ba), .a(a), .dqm(dqm),
-        .dq_in(dq_o), .dq_in_enable(dq_oe), .dq_out(dq_i), .dq_out_enable(dq_i_enable)
+        .clk(sdram_clk), .restart(rst), .cke(cke), .cs_n(cs_n | withheld), .ras_n(ras_n), .cas_n(cas_n), .we_n(we_n),
+        .ba(ba), .a(a), .dqm(dqm), .dq_in(dq_o), .dq_in_enable(dq_oe), .dq_out(dq_i), .dq_out_enable(dq_i_enable)
     );
 endmodule
 

@@ -68,13 +68,23 @@ def run(built, case, monkeypatch, tmp_path, **environ):
     return json.loads(result.read_text()) if result.exists() else None
 
 
-@pytest.mark.parametrize("case", ["random_traffic", "strobes", "outside", "blocked"])
+@pytest.mark.parametrize("case", ["random_traffic", "strobes", "outside", "blocked", "reset_in_traffic"])
 def test_contents(build, case, monkeypatch, tmp_path):
     run(build, case, monkeypatch, tmp_path)
 
 
 def test_refresh_under_load(build, monkeypatch, tmp_path):
     run(build, "refresh_under_load", monkeypatch, tmp_path, MICROSECONDS="500")
+
+
+def test_saturated(build, monkeypatch, tmp_path):
+    run(build, "saturated", monkeypatch, tmp_path, MICROSECONDS="400")
+
+
+def test_starved_refresh_is_seen(build, monkeypatch, tmp_path):
+    """The same traffic with the refreshes withheld: the model ends it."""
+    with pytest.raises(pytest.fail.Exception, match="SDRAM VIOLATION in cycle .*: REFRESH is late"):
+        run(build, "saturated", monkeypatch, tmp_path, MICROSECONDS="400", STARVE="1")
 
 
 def test_latency(build, monkeypatch, tmp_path):
@@ -122,6 +132,12 @@ def test_random_traffic_at_length(other_build, seed, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_blocked_elsewhere(other_build, monkeypatch, tmp_path):
     run(other_build, "blocked", monkeypatch, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["saturated", "reset_in_traffic"])
+def test_load_and_resets_elsewhere(other_build, case, monkeypatch, tmp_path):
+    run(other_build, case, monkeypatch, tmp_path, MICROSECONDS="3000")
 
 
 @pytest.mark.slow

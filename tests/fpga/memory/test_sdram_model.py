@@ -25,8 +25,8 @@ BURST_OF_TWO, BURST_OF_EIGHT = 0x021, 0x023    # CAS latency 2
 class Script(list):
     """Lines for sdram_script.sv; each command with the cycles until the next."""
 
-    def __call__(self, name, cycles=1, *, ba=0, a=0, dqm=0, dq=0, enable=0, cke=1, cs_n=0):
-        self.append(f"{cycles} {cke:x} {cs_n:x} {CODES[name]:x} {ba:x} {a:x} {dqm:x} {dq:x} {enable:x}")
+    def __call__(self, name, cycles=1, *, ba=0, a=0, dqm=0, dq=0, enable=0, cke=1, cs_n=0, restart=0):
+        self.append(f"{cycles} {cke:x} {cs_n:x} {CODES[name]:x} {ba:x} {a:x} {dqm:x} {dq:x} {enable:x} {restart}")
         return self
 
 
@@ -35,6 +35,10 @@ def initialised(*, mode=BURST_OF_TWO, refreshes=8, after=MRD):
     for _ in range(refreshes):
         do("refresh", RFC)
     return do("mode", after, a=mode)
+
+
+def restarted(pause):
+    return opened()("nop", 4, dqm=3, restart=1)("nop", pause, dqm=3)
 
 
 def opened(**mode):
@@ -94,18 +98,21 @@ VIOLATIONS = {
     "cke": (initialised()("nop", cke=0), "CKE low"),
     "late": (initialised()("nop", 460), "REFRESH is late"),
     "rows": (refreshed(initialised(), 8, 100), "not all rows refreshed"),
+    "restart_pause": (restarted(19)("precharge", 1, a=ALL, dqm=3), "command in the pause"),
+    "restart_dqm": (restarted(3)("nop", dqm=1), "DQM low before the first PRECHARGE"),
+    "restart_active": (restarted(20)("precharge", RP, a=ALL)("active"), "ACTIVE before the end of initialisation"),
     "contention": (opened()("read", 2)("nop", 2, enable=1), "both sides drive DQ"),
     "contention_at_end": (opened()("read", 3)("write", 2, enable=1), "both sides drive DQ"),
     "not_driven": (opened()("write", 1, enable=1)("nop"), "write data is not driven"),
-    "unknown": (Script(["1 x 0 7 0 0 3 0 0"]), "a pin is unknown"),
-    "unknown_address": (Script(["20 1 0 7 0 0 3 0 0", "1 1 0 2 0 x 3 0 0"]), "an address pin is unknown"),
+    "unknown": (Script(["1 x 0 7 0 0 3 0 0 0"]), "a pin is unknown"),
+    "unknown_address": (Script(["20 1 0 7 0 0 3 0 0 0", "1 1 0 2 0 x 3 0 0 0"]), "an address pin is unknown"),
 }
 ONLY_ICARUS = {"unknown", "unknown_address"}    # Verilator has no X
 
 
 @pytest.fixture(scope="module")
 def play():
-    """Function (simulator, script) -> (exit code, output)."""
+    """Function (simulator, script, folder, plusargs) -> (exit code, output)."""
     BUILD.mkdir(parents=True, exist_ok=True)
     commands = {"verilator": [BUILD / "verilator" / "script"], "icarus": ["vvp", "-n", BUILD / "script.vvp"]}
     builds = {
@@ -115,7 +122,7 @@ def play():
     }
     built = set()
 
-    def run(simulator, script, folder):
+    def run(simulator, script, folder, *plusargs):
         with locked(BUILD / f"{simulator}.lock"):
             if simulator not in built:
                 env = environment()
@@ -125,8 +132,8 @@ def play():
                 assert done.returncode == 0, done.stderr[-3000:]
                 built.add(simulator)
         (folder / "script.txt").write_text("".join(f"{line}\n" for line in script))
-        done = subprocess.run([*map(str, commands[simulator]), f"+script={folder / 'script.txt'}"], text=True,
-                              capture_output=True)
+        words = [*map(str, commands[simulator]), f"+script={folder / 'script.txt'}", *plusargs]
+        done = subprocess.run(words, text=True, capture_output=True)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -165,3 +172,27 @@ def test_shortest_times(play, simulator, tmp_path):
     assert [words[start + 2 + k] for k in range(3)] == ["2222", "1111", "3355"]
     assert words[start + 5].startswith("44")
     assert words[start + 9] != "3355" and words[start + 10].startswith("44") and len(words) == 6
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_restart(play, simulator, tmp_path):
+    """In the middle of a write, with a row open: the initialisation anew, and then the row may be opened; what was
+    written is lost."""
+    do = opened()("write", 2, a=2, dq=0x1111, enable=1)("write", 1, a=4, dq=0x2222, enable=1)
+    do("nop", 4, dqm=3, restart=1).extend(initialised())
+    do("active", RCD)("read", 8, a=2)
+    code, output = play(simulator, do, tmp_path)
+    assert code == 0 and "end of script" in output, output
+    words = re.findall(r"read \d+ (\w+)", output)
+    assert len(words) == 2 and words[0] != "1111"
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_decay(play, simulator, tmp_path):
+    """Late refreshes cost the contents, where the model is told so, and nothing after them."""
+    do = opened()("write", 2, a=2, dq=0x1111, enable=1)("nop", RAS)("precharge", 500, a=ALL)("refresh", RFC)
+    do("active", RCD)("read", 4, a=2)("write", 2, a=2, dq=0x1111, enable=1)("read", 4, a=2)
+    code, output = play(simulator, do, tmp_path, "+sdram_decays")
+    assert code == 0 and "SDRAM DECAY in cycle" in output and "VIOLATION" not in output, output
+    words = re.findall(r"read \d+ (\w+)", output)
+    assert len(words) == 4 and words[0] != "1111" and words[2] == "1111"

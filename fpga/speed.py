@@ -1,0 +1,81 @@
+"""How fast a board tells a text: the whole board simulated, against what its SDRAM allows.
+
+    python -m tilewright.fpga.speed ulx3s-85f --weights int8 --tokens 32 [--preset micro]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tilewright.gen.cli.output import write_json
+from tilewright.gen.configuration import load_preset
+
+from .board_simulation import SimulatedBoard, build_board
+from .boards import find_board
+
+__all__ = ["measure", "SDRAM_BYTES"]
+
+SDRAM_BYTES = 2
+"""The most that the memory gives in a cycle."""
+HOST_BAUD = 5_000
+"""Below what the simulated line does in a second: the host's patience comes from it."""
+PROMPT = "Once upon a time"
+
+
+def measure(board, config, folder, *, model="stories260K", weights="int8", tokens=32, prompt=PROMPT):
+    """Figures of ``model`` on the simulated ``board`` with the accelerator ``config``, as a dict.
+
+    The host's own program drives the board over its serial line, and compares with the golden model. Builds and results
+    go into ``folder``. ``cycles_per_token`` is the mean over the decode steps; ``least_cycles_per_token`` is what the
+    weights and the KV cache alone take at ``SDRAM_BYTES`` a cycle; ``counters``: mean of the accelerator's over those
+    steps; ``tokens_per_second`` is derived from the clock that the board asks for.
+
+    Raises ToolError where the board or the host fails.
+    """
+    folder = Path(folder)
+    program = build_board(board, config, folder / config.sha256[:16])
+    toml, result = folder / "configuration.toml", folder / f"{weights}.json"
+    toml.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(config).items()))
+    with SimulatedBoard(program) as simulated:
+        subprocess.run([sys.executable, "-c", "from tilewright.gen.cli import main; main()", "complete", str(model),
+                        "--backend", "uart", "--port", simulated.port, "--baud", str(HOST_BAUD), "--config", toml,
+                        "--weights", weights, "--prompt", prompt, "--tokens", str(tokens), "--context", "64",
+                        "--check", "--json", result], check=True)
+    told = json.loads(result.read_text())
+    decode = [step["counters"] for step in told["steps"] if step["kind"] == "decode"]
+    share = told["bandwidth_share"] * config.bus_bytes / SDRAM_BYTES
+    cycles = told["cycles_per_token"]
+    return {
+        "board": board.name, "configuration": config.name, "weights": weights, "tokens": len(told["tokens"]),
+        "equal": told["equal"], "words_compared": told["words_compared"], "cycles_per_token": cycles,
+        "least_cycles_per_token": share * cycles, "share_of_sdram": share,
+        "bytes_per_token": share * cycles * SDRAM_BYTES, "clock_hz": board.frequency,
+        "tokens_per_second": board.frequency / cycles, "most_tokens_per_second": board.frequency / cycles / share,
+        "board_cycles": simulated.cycles,
+        "counters": {name: sum(step[name] for step in decode) / len(decode) for name in decode[0]},
+    }
+
+
+def main():
+    """The figures as JSON on standard output, and into a file of the folder."""
+    parser = argparse.ArgumentParser(prog="python -m tilewright.fpga.speed", description=__doc__.splitlines()[0])
+    parser.add_argument("board")
+    parser.add_argument("--preset", help="another accelerator than the board's own")
+    parser.add_argument("--weights", default="int8")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--model", default="stories260K", help="as tilewright complete takes it")
+    asked = parser.parse_args()
+    board = find_board(asked.board)
+    config = load_preset(asked.preset) if asked.preset else board.load_configuration()
+    folder = Path("build/speed")
+    figures = measure(board, config, folder / config.name, model=asked.model, weights=asked.weights,
+                      tokens=asked.tokens)
+    write_json(folder / f"{board.name}-{config.name}-{asked.weights}.json", figures)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
