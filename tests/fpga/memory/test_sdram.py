@@ -62,7 +62,7 @@ def run(built, case, monkeypatch, tmp_path, **environ):
         results = simulator.test(
             test_module="sdram_bench", testcase=case, hdl_toplevel="sdram_top", build_dir=folder, test_dir=tmp_path,
             results_xml=str(tmp_path / "results.xml"), extra_env=environ | {"RESULT": str(result)}, log_file=log)
-    except SystemExit:
+    except (SystemExit, RuntimeError):    # of cocotb's runner, as the simulation failed
         pytest.fail(f"{case}: {log.read_text()[-3000:]}")
     assert get_results(results) == (1, 0)
     return json.loads(result.read_text()) if result.exists() else None

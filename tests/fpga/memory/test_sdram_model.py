@@ -100,7 +100,7 @@ VIOLATIONS = {
     "rows": (refreshed(initialised(), 8, 100), "not all rows refreshed"),
     "restart_pause": (restarted(19)("precharge", 1, a=ALL, dqm=3), "command in the pause"),
     "restart_dqm": (restarted(3)("nop", dqm=1), "DQM low before the first PRECHARGE"),
-    "restart_active": (restarted(20)("precharge", RP, a=ALL)("active"), "ACTIVE before the end of initialisation"),
+    "restart_active": (restarted(20)("precharge", RP, a=ALL, dqm=3)("active"), "before the end of initialisation"),
     "contention": (opened()("read", 2)("nop", 2, enable=1), "both sides drive DQ"),
     "contention_at_end": (opened()("read", 3)("write", 2, enable=1), "both sides drive DQ"),
     "not_driven": (opened()("write", 1, enable=1)("nop"), "write data is not driven"),
@@ -191,7 +191,7 @@ def test_restart(play, simulator, tmp_path):
 def test_decay(play, simulator, tmp_path):
     """Late refreshes cost the contents, where the model is told so, and nothing after them."""
     do = opened()("write", 2, a=2, dq=0x1111, enable=1)("nop", RAS)("precharge", 500, a=ALL)("refresh", RFC)
-    do("active", RCD)("read", 4, a=2)("write", 2, a=2, dq=0x1111, enable=1)("read", 4, a=2)
+    do("active", RCD)("read", 6, a=2)("write", 2, a=2, dq=0x1111, enable=1)("read", 6, a=2)
     code, output = play(simulator, do, tmp_path, "+sdram_decays")
     assert code == 0 and "SDRAM DECAY in cycle" in output and "VIOLATION" not in output, output
     words = re.findall(r"read \d+ (\w+)", output)
