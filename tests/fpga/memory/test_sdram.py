@@ -137,7 +137,7 @@ def test_blocked_elsewhere(other_build, monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["saturated", "reset_in_traffic"])
 def test_load_and_resets_elsewhere(other_build, case, monkeypatch, tmp_path):
-    run(other_build, case, monkeypatch, tmp_path, MICROSECONDS="3000")
+    run(other_build, case, monkeypatch, tmp_path, MICROSECONDS="1000")
 
 
 @pytest.mark.slow
