@@ -1,6 +1,6 @@
 """Several AXI initiators on one port."""
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -52,16 +52,24 @@ class AxiArbiter(wiring.Component):
         self._route(m, "r", self.reads, self.read, read_owners, ("rdata", "rresp", "rlast"), self.read.rlast)
         self._route(m, "b", self.writes, self.write, response_owners, ("bresp",), 1)
 
-        owner, axi = data_owners.r_data, self.write
+        self._route_data(m, data_owners)
+        return m
+
+    def _route_data(self, m, owners):
+        """Write data from the owner of the burst in work. It stands in registers, a bit for each initiator, since much
+        hangs on WREADY."""
+        axi = self.write
+        owner, owns = Signal.like(owners.r_data, reset_less=True), Signal(self._initiators)
         m.d.comb += [
-            axi.wvalid.eq(Array(port.wvalid for port in self.writes)[owner] & data_owners.r_rdy),
-            data_owners.r_en.eq(axi.wvalid & axi.wready & axi.wlast),
+            axi.wvalid.eq((Cat(port.wvalid for port in self.writes) & owns).any()),
+            owners.r_en.eq(~owns.any() | (axi.wvalid & axi.wready & axi.wlast)),
         ]
+        with m.If(owners.r_en):
+            m.d.sync += [owner.eq(owners.r_data), owns.eq(Mux(owners.r_rdy, 1 << owners.r_data, 0))]
         for name in ("wdata", "wstrb", "wlast"):
             m.d.comb += getattr(axi, name).eq(Array(getattr(port, name) for port in self.writes)[owner])
         for i, port in enumerate(self.writes):
-            m.d.comb += port.wready.eq(axi.wready & data_owners.r_rdy & (owner == i))
-        return m
+            m.d.comb += port.wready.eq(axi.wready & owns[i])
 
     def _queue(self):
         return SyncFIFO(width=max(1, (self._initiators - 1).bit_length()), depth=self._outstanding)
@@ -79,7 +87,8 @@ class AxiArbiter(wiring.Component):
             with m.If(getattr(ports[i], valid) & (i > last)):
                 m.d.comb += chosen.eq(i)
         waiting, free, granted = (Signal(name=f"{name}_{what}") for what in ("waiting", "free", "granted"))
-        room = queues[-1].w_rdy    # the last is emptied last
+        room = Signal(name=f"{name}_room")
+        m.d.sync += room.eq(queues[-1].w_rdy)    # the last is emptied last; no burst is granted in the cycle after one
         m.d.comb += [waiting.eq(Array(getattr(port, valid) for port in ports)[chosen]),
                      free.eq(~getattr(axi, valid)), granted.eq(waiting & free & room)]
         for queue in queues:

@@ -85,11 +85,14 @@ class Drain(wiring.Component):
         m.d.sync += self.room.eq(tiles.level <= TILES - 3)  # one may come in this cycle, and two are promised
         taken, result_valid, front = self._build_results(m)
 
-        # The tile in work leaves the queue for a register. One piece of a row after the other.
+        # The tile in work is copied into a register, and leaves the queue a cycle later. One piece of a row after the
+        # other.
         tile, tile_there, tile_ends = Signal(self._tile, reset_less=True), Signal(), Signal()
-        m.d.comb += tiles.r_en.eq(~tile_there | tile_ends)
-        with m.If(tiles.r_en):
-            m.d.sync += [tile.eq(tiles.r_data), tile_there.eq(tiles.r_rdy)]
+        copied = Signal()
+        m.d.comb += tiles.r_en.eq(copied)
+        m.d.sync += copied.eq(0)
+        with m.If(~tile_there | tile_ends):
+            m.d.sync += [tile.eq(tiles.r_data), tile_there.eq(tiles.r_rdy & ~copied), copied.eq(tiles.r_rdy & ~copied)]
         piece = Signal(range(self._pieces))
         row = Signal.like(tile.last_row)
         row_base = Signal(ADDRESS_WIDTH, reset_less=True)

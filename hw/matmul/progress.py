@@ -52,8 +52,8 @@ class Progress:
         self.column = Signal(16, reset_less=True)
         self.activation = Signal(18, reset_less=True)
         self.base = Signal(ADDRESS_WIDTH, reset_less=True)
-        self.more_rows = Signal()
-        self.more_tiles = Signal()
+        self.more_rows = Signal(reset_less=True)
+        self.more_tiles = Signal(reset_less=True)
         self.next_activation = Signal(18, reset_less=True)
         self.next_more_rows = Signal()
         self.several = Signal()
@@ -64,10 +64,11 @@ class Progress:
         self._next_rows = Signal(16, reset_less=True)
         self._next_base = Signal(ADDRESS_WIDTH, reset_less=True)
 
-    def of_format(self, int8, fp16):
-        """The value for the command's format, of what a build may have for both: functions, as it may have one only."""
+    def of_format(self, int8, fp16, *, half=None):
+        """The value for the command's format, of what a build may have for both: functions, as it may have one only.
+        ``half``: a command's that is not yet in work."""
         if self._rows and self._fp16_rows:
-            return Mux(self._half, fp16(), int8())
+            return Mux(self._half if half is None else half, fp16(), int8())
         return int8() if self._rows else fp16()
 
     @property
@@ -84,9 +85,7 @@ class Progress:
         """What is derived from the registers."""
         command, fits = self.command, Signal()
         m.d.comb += [
-            self.more_rows.eq(self._above(self.rows_left, self._rows, self._fp16_rows)),
             self.next_more_rows.eq(self._above(self._next_rows, self._rows, self._fp16_rows)),
-            self.more_tiles.eq(self._above(self.outputs_left, self._lanes, self._lanes // 2)),
         ]
         beats = command.k * self._index_beats
         stride = self.of_format(lambda: command.dest_stride << exact_log2(self._rows),
@@ -103,13 +102,16 @@ class Progress:
                                 self.more_tiles & ~self.one_beat)),
         ]
 
-    def _above(self, value, int8, fp16):
+    def _above(self, value, int8, fp16, **half):
         """``value`` is above a power of two, which depends on the format."""
-        return self.of_format(lambda: value > int8, lambda: value > fp16)
+        return self.of_format(lambda: value > int8, lambda: value > fp16, **half)
 
     def start(self, payload):
         """Take a command."""
+        half = payload.format == Format.FP16
         return [
+            self.more_rows.eq(self._above(payload.rows, self._rows, self._fp16_rows, half=half)),
+            self.more_tiles.eq(self._above(payload.n, self._lanes, self._lanes // 2, half=half)),
             *(getattr(self.command, name).eq(payload[name]) for name, _ in self.command.shape()),
             self.outputs_left.eq(payload.n), self.column.eq(0),
             self.rows_left.eq(payload.rows), self.activation.eq(payload.activation), self.base.eq(payload.dest),
@@ -117,13 +119,14 @@ class Progress:
 
     def next_group(self):
         """To the next row group, of this tile or the next one."""
-        return [self.rows_left.eq(self._next_rows), self.activation.eq(self.next_activation),
-                self.base.eq(self._next_base)]
+        return [self.rows_left.eq(self._next_rows), self.more_rows.eq(self.next_more_rows),
+                self.activation.eq(self.next_activation), self.base.eq(self._next_base)]
 
     def next_tile(self):
         """To the next tile; beside ``next_group``."""
         return [
             self.outputs_left.eq(self.outputs_left - self.lanes),
+            self.more_tiles.eq(self._above(self.outputs_left, 2 * self._lanes, self._lanes)),
             self.column.eq(self.column + self.of_format(lambda: self._lanes // self._group_words,
                                                         lambda: self._lanes // 2 // self._group_words)),
         ]

@@ -61,7 +61,8 @@ class Load(wiring.Component):
         addresses = [command[name] for name in TRANSFER.members if name not in ("rows", "planes")]
         m.d.comb += [rows.transfer[name].eq(command[name]) for name in TRANSFER.members]
         m.d.comb += [
-            bursts.run.valid.eq(rows.row.valid), rows.row.ready.eq(bursts.run.ready),
+            # Never in the cycle in which a row's last burst is accepted: the read port needs longer than that anyway.
+            bursts.run.valid.eq(rows.row.valid & ~bursts.burst.valid), rows.row.ready.eq(~bursts.burst.valid),
             bursts.run.payload.offset.eq(rows.row.payload.offset),
             bursts.run.payload.count.eq(command.count >> beat_log),
             bursts.run.payload.last.eq(rows.row.payload.last),
@@ -116,20 +117,26 @@ class Load(wiring.Component):
             m.d.sync += group.eq(group + burst.beats)
 
     def _build_writes(self, m, outside, drained):
+        """The burst in work is copied into registers, and leaves the queue a cycle later."""
         buffer, targets, write = self._buffer, self._targets, self.write
         target = Signal(data.StructLayout({
             "group": SCRATCH_ADDRESS_WIDTH + 1, "beats": range(self._burst_beats + 1), "last": 1}))
-        index = Signal(range(self._burst_beats))
-        group = Signal(SCRATCH_ADDRESS_WIDTH + 1)
-        here, written, ends = Signal(), Signal(), Signal()
+        group, left = Signal.like(target.group, reset_less=True), Signal.like(target.beats, reset_less=True)
+        ends, last = Signal(reset_less=True), Signal(reset_less=True)
+        there, copied = Signal(), Signal()
+        here, written = Signal(), Signal()
         m.d.comb += [
-            target.eq(targets.r_data), group.eq(target.group + index),
-            here.eq(buffer.valid & targets.r_rdy & ~self._failed),
+            target.eq(targets.r_data), targets.r_en.eq(copied), here.eq(buffer.valid & there & ~self._failed),
             write.valid.eq(here & ~group[-1]), write.address.eq(group), write.data.eq(buffer.front),
-            write.mask.eq(~0), written.eq(write.valid & write.ready), ends.eq(index + 1 == target.beats),
-            buffer.take.eq(written), targets.r_en.eq(written & ends),
-            drained.eq(written & ends & target.last & ~outside),
+            write.mask.eq(~0), written.eq(write.valid & write.ready), buffer.take.eq(written),
+            drained.eq(written & ends & last & ~outside),
             outside.eq(here & (group[-1] | (write.ready & write.fault))),
         ]
+        m.d.sync += copied.eq(0)
         with m.If(written):
-            m.d.sync += index.eq(Mux(ends, 0, index + 1))
+            m.d.sync += [group.eq(group + 1), left.eq(left - 1), ends.eq(left == 2)]
+        with m.If(~there | (written & ends)):
+            m.d.sync += [
+                group.eq(target.group), left.eq(target.beats), ends.eq(target.beats == 1), last.eq(target.last),
+                there.eq(targets.r_rdy & ~copied), copied.eq(targets.r_rdy & ~copied),
+            ]

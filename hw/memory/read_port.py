@@ -92,11 +92,12 @@ class ReadPort(wiring.Component):
         m.d.comb += gone.eq(stopped | ~Array(port.request_valid for port in self.requests)[chosen])
         region, offset, beats = Signal(3), Signal(32), Signal(9)
         inside, free = Signal(), Signal()
-        ready, taken = Signal(), Signal()
+        ready, taken, issued = Signal(), Signal(), Signal()
         # Only this FSM takes room away, and not in the cycles before an answer: free may be a cycle old. No answer
         # depends on what the requestor does in its cycle; a request that is taken back in it is not taken.
         m.d.sync += free.eq(owners.w_rdy & ~axi.arvalid)
-        m.d.comb += [taken.eq(ready & inside & ~gone), owners.w_data.eq(chosen), owners.w_en.eq(taken)]
+        m.d.comb += [taken.eq(ready & inside & ~gone), owners.w_data.eq(chosen), owners.w_en.eq(issued)]
+        m.d.sync += issued.eq(taken)    # beside ARVALID; R comes in the cycle behind that at the earliest
         for i, port in enumerate(self.requests):
             m.d.comb += [port.request_ready.eq(ready & (chosen == i)), port.fault.eq(ready & ~inside)]
         with m.FSM():

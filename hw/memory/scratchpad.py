@@ -91,16 +91,17 @@ class Scratchpad(wiring.Component):
         address = Signal.like(port.addr, reset_less=True)
         m.d.comb += [port.addr.eq(address), port.data.eq(word), port.en.eq(Mux(enable, mask, 0))]
         m.d.sync += enable.eq(0)
-        ahead, *others = self.writers
+        ahead, *behind = self.writers
         first = Signal(data.StructLayout({"address": SCRATCH_ADDRESS_WIDTH, "data": self._width, "mask": len(mask)}),
                        reset_less=True)
         first_valid = Signal()
-        m.d.sync += [first_valid.eq(ahead.valid), first.address.eq(ahead.address), first.data.eq(ahead.data),
-                     first.mask.eq(ahead.mask)]
+        others = Signal(init=1)     # the opposite, as a register of its own: first_valid drives the whole data path
+        m.d.sync += [others.eq(~ahead.valid), first_valid.eq(ahead.valid), first.address.eq(ahead.address),
+                     first.data.eq(ahead.data), first.mask.eq(ahead.mask)]
         m.d.comb += ahead.ready.eq(1)
         sources = [(first_valid, first)]
-        for writer in others:
-            m.d.comb += writer.ready.eq(~Cat(valid for valid, _ in sources).any())
+        for writer in behind:
+            m.d.comb += writer.ready.eq(others & ~Cat(valid for valid, _ in sources[1:]).any())
             sources.append((writer.valid, writer))
         for writer in self.writers:
             m.d.comb += writer.fault.eq(self._outside(writer.address))

@@ -63,7 +63,7 @@ class ProgramFetch(wiring.Component):
         write, read = store.write_port(), store.read_port(domain="comb")
 
         offset = Signal(32)
-        reserved = Signal(range(depth + 1))       # beats stored or on their way
+        reserved = Signal(range(depth + 1))       # beats stored or on their way; sees them leave a cycle late
         flight = Signal(range(8 * depth))         # beats on their way, wanted or not
         unwanted = Signal.like(flight)            # of these, the first so many are dropped
         stored = Signal(range(depth + 1))
@@ -80,6 +80,7 @@ class ProgramFetch(wiring.Component):
         skipping = Signal()                       # the rest of a command is unwanted
         beat = head[:command_beats.bit_length() - 1]
         leaving = Signal(range(command_beats + 1))  # beats that leave
+        gone = Signal.like(leaving)               # those that left in the cycle before
         m.d.comb += [
             accepted.eq(self._idle & self.read.request_valid & self.read.request_ready),
             asked.eq(accepted & ~self.read.fault),
@@ -106,14 +107,14 @@ class ProgramFetch(wiring.Component):
             room.eq(self.enable & ~faulted & (reserved <= depth - command_beats) & (flight < 6 * depth) & ~accepted),
             flight.eq(flight + Mux(asked, command_beats, 0) - program_beat),
             unwanted.eq(unwanted - (program_beat & (unwanted != 0))),
-            reserved.eq(reserved + Mux(asked, command_beats, 0) - leaving),
+            reserved.eq(reserved + Mux(asked, command_beats, 0) - gone), gone.eq(leaving),
             stored.eq(stored + keep - leaving),
             tail.eq(tail + keep),
             head.eq(head + leaving),
         ]
         with m.If(self.jump):
             m.d.sync += [
-                unwanted.eq(flight - program_beat), reserved.eq(0), stored.eq(0), head.eq(0), tail.eq(0),
+                unwanted.eq(flight - program_beat), reserved.eq(0), gone.eq(0), stored.eq(0), head.eq(0), tail.eq(0),
                 self._lane.eq(0), faulted.eq(0), room.eq(0), skipping.eq(0), self.word.valid.eq(0),
                 offset.eq(self.target),
             ]

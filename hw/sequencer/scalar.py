@@ -16,7 +16,7 @@ class ScalarUnit(wiring.Component):
 
     Shifts go one bit and products one bit of the second operand a cycle, up to its highest one: programs need a handful
     for each token, and a barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for
-    SHL, SHR and MUL; READ takes 5 and the memory's time.
+    SHL, SHR and MUL; READ takes 6 and the memory's time.
 
     Members
     -------
@@ -87,22 +87,24 @@ class ScalarUnit(wiring.Component):
                             m.next = "OPERATE"
                     with m.Case(ScalarOp.READ):
                         m.d.sync += result.eq(left + right)
-                        m.next = "READ"
+                        m.next = "ALIGNED"
                     with m.Default():
                         m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
                         m.next = "OPERATE"
-            with m.State("READ"):
+            with m.State("ALIGNED"):
                 with m.If(result[:2] != 0):
                     m.d.comb += self.error.eq(ErrorCode.BAD_FIELD)
                 with m.Else():
-                    m.d.comb += self.memory.valid.eq(1)
-                    with m.If(self.memory.fault):
-                        m.d.comb += self.error.eq(ErrorCode.READ_RANGE)
-                    with m.If(self.memory.error):
-                        m.d.comb += self.error.eq(ErrorCode.READ_RESPONSE)
-                    with m.If(self.memory.done):
-                        m.d.sync += result.eq(self.memory.word)
-                        m.next = "WRITE"
+                    m.d.sync += self.memory.valid.eq(1)
+                    m.next = "READ"
+            with m.State("READ"):
+                with m.If(self.memory.fault):
+                    m.d.comb += self.error.eq(ErrorCode.READ_RANGE)
+                with m.If(self.memory.error):
+                    m.d.comb += self.error.eq(ErrorCode.READ_RESPONSE)
+                with m.If(self.memory.done):
+                    m.d.sync += [self.memory.valid.eq(0), result.eq(self.memory.word)]
+                    m.next = "WRITE"
             with m.State("WRITE"):
                 m.d.comb += [
                     write.addr.eq(command.rd), write.data.eq(result), write.en.eq(command.rd != 0),
