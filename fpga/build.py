@@ -23,10 +23,9 @@ from .tools import find_tool
 
 __all__ = ["build"]
 
-LOG_TAIL = 40
-_STAGE = re.compile(r"^Info: (Packing|Creating initial|Running main|Running simulated|Routing\b(?! globals))")
-_STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main": "placing",
+_STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main": "placing", "Running Static": "placing",
            "Running simulated": "refining the placement", "Routing": "routing"}
+_STAGE = re.compile(rf"^Info: ({'|'.join(_STAGES)})\b(?! globals)")
 _TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to place|no BELs remaining|failed to (?:place|legali[sz]e)).*)")
 
 
