@@ -26,7 +26,8 @@ __all__ = ["build"]
 _STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main": "placing", "Running Static": "placing",
            "Running simulated": "refining the placement", "Routing": "routing"}
 _STAGE = re.compile(rf"^Info: ({'|'.join(_STAGES)})\b(?! globals)")
-_TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to place|no BELs remaining|failed to (?:place|legali[sz]e)).*)")
+_TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to (?:place|find legal placement)|no BELs remaining|"
+                        r"failed to (?:place|legali[sz]e)).*)")
 
 
 def build(board, config, folder, *, tools="auto", progress=lambda text: None):

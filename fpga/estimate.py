@@ -2,7 +2,7 @@
 
 from tilewright.gen.errors import UserError
 
-from .boards.board import BlockRamMemory
+from .boards.board import BlockRamMemory, SinglePortMemory
 
 __all__ = ["estimate", "check_fits"]
 
@@ -22,6 +22,8 @@ def estimate(config, board, part):
     a fit to syntheses of the presets for ECP5 (tests/synth/history.csv) and 3000 for what a board adds, good to about a
     quarter.
     """
+    if not config.vector_lanes:
+        return _estimate_direct(config, part)
     half = config.lanes // 2
     fp16_pes = config.fp16_rows * half
     fp16 = "fp16" in config.formats
@@ -36,8 +38,23 @@ def estimate(config, board, part):
     return {"lut": lut, "dsp": dsp, "bram": sum(-(-bits // part.bram_bits) for bits in memories)}
 
 
+def _estimate_direct(config, part):
+    """The same of the engine alone, as synthesis counts it for iCE40 (decision 14), its logic cells as LUTs. Its block
+    RAMs beside that of the activations are of fixed size."""
+    return {"lut": 4600, "dsp": config.lanes + 2 * config.accumulate_lanes,
+            "bram": 12 + -(-config.activation_depth * 8 // part.bram_bits)}
+
+
 def check_fits(config, board, part):
-    """Raise UserError where ``config`` is certainly too large for ``part``."""
+    """Raise UserError where ``config`` is certainly too large for ``part``, or is not for boards of that kind."""
+    whole = config.vector_lanes > 0
+    if isinstance(board.memory, SinglePortMemory) and whole:
+        raise UserError(f"configuration {config.name}: needs about {estimate(config, board, part)['lut']} LUTs, "
+                        f"{part.name} on {board.name} has {part.lut}, enough for a matmul engine alone; take "
+                        "vector_lanes = 0, as preset nano has, or another board")
+    if not isinstance(board.memory, SinglePortMemory) and not whole:
+        raise UserError(f"configuration {config.name}: vector_lanes = 0: {board.name} takes whole accelerators; take "
+                        "another configuration, or a board with single-port RAM")
     for figure, count in estimate(config, board, part).items():
         available = getattr(part, figure)
         if count > available * (TOLERANCE if figure == "lut" else 1):

@@ -40,7 +40,10 @@ def detect(board, *, tools="auto"):
 
 
 def flash(board, bitstream, *, permanent=False, tools="auto"):
-    """Load ``bitstream`` into the part, or with ``permanent`` into the board's flash, from which it starts."""
+    """Load ``bitstream`` into the part, or with ``permanent`` into the board's flash, from which it starts; raises
+    UserError where the board has only the second way."""
+    if board.flash_only and not permanent:
+        raise UserError(f"{board.name}: its part is loaded from the flash alone; add --permanent")
     return _run(find_tool("openFPGALoader", source=tools),
                 ["-b", board.loader, "--write-flash" if permanent else "--write-sram", str(bitstream)])
 

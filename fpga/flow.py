@@ -70,6 +70,6 @@ FLOWS = {
                       for name in ("storage", "results", "accumulators")),
         synthesis="synth_ice40 -device u -dsp", router="nextpnr-ice40", packer="icepack", constraints="pcf",
         constrain=("--pcf", "{name}.pcf"), routed="asc", write="--asc", bitstream="bin",
-        cells={"lut": ("ICESTORM_LC",), "ff": (), "dsp": ("ICESTORM_DSP",), "bram": ("ICESTORM_RAM",),
+        cells={"lc": ("ICESTORM_LC",), "dsp": ("ICESTORM_DSP",), "bram": ("ICESTORM_RAM",),
                "spram": ("ICESTORM_SPRAM",)}),
 }

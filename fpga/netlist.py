@@ -7,7 +7,9 @@ from pathlib import Path
 from tilewright.gen.verilog import write_if_changed
 from tilewright.gen.yosys import run_script
 
-__all__ = ["ecp5_netlist"]
+from .flow import FLOWS
+
+__all__ = ["ecp5_netlist", "ice40_netlist"]
 
 CELLS = Path(__file__).parent / "hdl" / "ecp5_cells.sv"
 YOSYS_CELLS = ("common_sim.vh", "ccu2c_sim.vh")
@@ -24,17 +26,30 @@ def ecp5_netlist(verilog, *, top, path, name=None, cells=True):
 
     Raises YosysError with Yosys' own message.
     """
+    text = _synthesise(verilog, FLOWS["ecp5"], top=top, name=name)
+    if cells:
+        text += "`define NO_INCLUDES\n" + "".join(
+            file.read_text() for file in (*(_yosys("lattice") / name for name in YOSYS_CELLS), CELLS))
+    write_if_changed(Path(path), text)
+
+
+def ice40_netlist(verilog, *, top, path, name=None):
+    """The same for iCE40 UltraPlus, with Yosys' models of all cells."""
+    text = _synthesise(verilog, FLOWS["ice40"], top=top, name=name)
+    cells = (_yosys("ice40") / "cells_sim.v").read_text()
+    write_if_changed(Path(path), f"{text}`define NO_ICE40_DEFAULT_ASSIGNMENTS\n{cells}")
+
+
+def _synthesise(verilog, flow, *, top, name):
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         folder = Path(folder)
         (folder / "design.v").write_text(Path(verilog).read_text())
         # One wire a net: in vectors a simulator sees loops that there are not, as a carry chain's through its own bits.
-        run_script(["read_verilog design.v", f"synth_ecp5 -top {top}", "splitnets", "delete t:$scopeinfo",
-                    f"rename {top} {name or top}", "write_verilog -noattr netlist.v"], folder=folder)
-        text = (folder / "netlist.v").read_text()
-    write_if_changed(Path(path), text + (_cell_models() if cells else ""))
+        run_script(["read_verilog design.v", *flow.prepare, f"{flow.synthesis} -top {top}", "splitnets",
+                    "delete t:$scopeinfo", f"rename {top} {name or top}", "write_verilog -noattr netlist.v"],
+                   folder=folder)
+        return (folder / "netlist.v").read_text()
 
 
-def _cell_models():
-    share = Path(find_spec("pyosys").origin).parent / "share" / "lattice"
-    texts = [file.read_text() for file in (*(share / name for name in YOSYS_CELLS), CELLS)]
-    return "`define NO_INCLUDES\n" + "".join(texts)
+def _yosys(family):
+    return Path(find_spec("pyosys").origin).parent / "share" / family

@@ -22,7 +22,7 @@ def resources(report, flow):
     utilisation = report["utilization"]
     return {figure: {"used": sum(utilisation.get(cell, {}).get("used", 0) for cell in cells),
                      "available": utilisation.get(cells[0], {}).get("available", 0)}
-            for figure, cells in flow.cells.items() if cells}
+            for figure, cells in flow.cells.items()}
 
 
 def _plain(net):
@@ -110,8 +110,11 @@ def append_history(path, report):
     """Append the figures of ``report`` to the CSV file ``path`` where they differ from the board's last line; True if
     they did."""
     path = Path(path)
+    used = {name: value["used"] for name, value in report["resources"].items()}
+    if "lc" in used:    # a LUT with a flip-flop
+        used["lut"] = used["lc"]
     figures = {"board": report["board"], "configuration": report["configuration"]["name"], "part": report["part"],
-               **{name: value["used"] for name, value in report["resources"].items()},
+               **{name: count for name, count in used.items() if name in COLUMNS},
                "mhz": min((clock["mhz"] for clock in report["clocks"].values()), default=""),
                "asked_mhz": report["frequency_mhz"], "seconds": report["seconds"]["all"],
                "configuration_hash": report["configuration_hash"][:16]}

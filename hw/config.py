@@ -44,7 +44,8 @@ class AcceleratorConfig:
     vector_lanes : int      FP32 lanes of the vector unit; 0: there is none, nor a sequencer, LOAD and STORE: the host
                             issues each STREAM and MATMUL and moves all data (``hw/direct``)
     accumulate_lanes : int  FP32 lanes that scale and accumulate block sums
-    pe_dsps : int           multiplier primitives the PE array may use, two products each; the rest is logic
+    pe_dsps : int           multiplier primitives the PE array may use, two products each; the rest is logic. 0 with
+                            vector_lanes = 0, where each PE has one of its own
     functions : tuple       table functions present, of ``FUNCTIONS``
     max_head_dim : int      longest row that the quantiser can give one scale (a V row of one head)
     max_hidden : int        longest activation vector kept in the activation buffer
@@ -172,7 +173,8 @@ class AcceleratorConfig:
                    f"which holds a row of probabilities; change max_context or activation_depth")
 
     def _direct_problems(self):
-        for name, needed in (("formats", ("int8",)), ("rows", 1), ("lanes", 4), ("bus_width", 32), ("functions", ())):
+        for name, needed in (("formats", ("int8",)), ("rows", 1), ("lanes", 4), ("bus_width", 32), ("functions", ()),
+                             ("accumulate_lanes", 1), ("pe_dsps", 0)):
             value = getattr(self, name)
             if value != needed:
                 value, needed = (list(v) if isinstance(v, tuple) else v for v in (value, needed))

@@ -2,11 +2,11 @@
 
 from tilewright.gen.errors import UserError
 
-from . import icepi_zero, tang_primer_20k, ulx3s
+from . import icebreaker, icepi_zero, tang_primer_20k, ulx3s
 
 __all__ = ["BOARDS", "find_board"]
 
-BOARDS = {board.name: board for module in (ulx3s, icepi_zero, tang_primer_20k) for board in module.BOARDS}
+BOARDS = {board.name: board for module in (ulx3s, icepi_zero, tang_primer_20k, icebreaker) for board in module.BOARDS}
 """Name -> Board, the flagship first."""
 
 

@@ -9,7 +9,7 @@ from tilewright.gen.errors import UserError
 
 from ..link.protocol import BAUD
 
-__all__ = ["Board", "SdramMemory", "BlockRamMemory"]
+__all__ = ["Board", "SdramMemory", "BlockRamMemory", "SinglePortMemory"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,14 @@ class BlockRamMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SinglePortMemory:
+    """Single-port RAM of the part, half of it for weights and half as scratchpad, for configurations without vector
+    unit."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """A board that a bitstream is built for.
 
@@ -37,9 +45,10 @@ class Board:
     part : str                   name in ``fpga.parts.PARTS``
     configuration : str          of the accelerator: a preset, or a TOML file in this folder
     frequency : int              Hz of the accelerator's clock, made by the PLL
-    memory : SdramMemory or BlockRamMemory
+    memory : SdramMemory, BlockRamMemory or SinglePortMemory
     loader : str                 the board as openFPGALoader calls it
     baud : int                   UART, bits a second
+    flash_only : bool            as it is delivered, the part can only be loaded from the board's flash
     """
 
     name: str
@@ -48,9 +57,10 @@ class Board:
     part: str
     configuration: str
     frequency: int
-    memory: SdramMemory | BlockRamMemory
+    memory: SdramMemory | BlockRamMemory | SinglePortMemory
     loader: str
     baud: int = BAUD
+    flash_only: bool = False
 
     def load_configuration(self):
         """The board's AcceleratorConfig."""

@@ -1,19 +1,20 @@
-"""A board's top level: pads, clock and reset around ``BoardTop``."""
+"""A board's top level: pads, clock and reset around ``BoardTop`` or ``DirectTop``."""
 
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Module
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
+from ..direct_top import DirectTop
 from ..parts import PARTS
 from ..primitives.pll import Pll
 from ..top import BoardTop
-from .board import SdramMemory
+from .board import SdramMemory, SinglePortMemory
 
 __all__ = ["BoardPins"]
 
 
 class BoardPins(Elaboratable):
-    """``BoardTop`` for ``board`` with the accelerator ``config``, its ports at the platform's pins.
+    """``BoardTop``, or ``DirectTop``, for ``board`` with the accelerator ``config``, its ports at the platform's pins.
 
     The SDRAM's clock comes three quarters of a period behind ``sync``, through a double-data-rate register: a quarter
     of a period is left to hold commands and write data, and read data, late by t_ac and both ways over the board, come
@@ -27,9 +28,13 @@ class BoardPins(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         board = self._board
-        m.submodules.top = top = BoardTop(
-            self._config, memory=board.memory, frequency=board.frequency, baud=board.baud,
-            pin_registers="ecp5" if self._family == "ecp5" else "fabric")
+        rates = {"frequency": board.frequency, "baud": board.baud}
+        if isinstance(board.memory, SinglePortMemory):
+            top = DirectTop(self._config, family=self._family, **rates)
+        else:
+            top = BoardTop(self._config, memory=board.memory, **rates,
+                           pin_registers="ecp5" if self._family == "ecp5" else "fabric")
+        m.submodules.top = top
         self._build_clock(m, platform)
         uart = platform.request("uart", dir="-")
         m.submodules.rx_pad = rx_pad = io.Buffer("i", uart.rx)
@@ -43,12 +48,16 @@ class BoardPins(Elaboratable):
         return m
 
     def _build_clock(self, m, platform):
-        m.submodules.clock_pad = clock_pad = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        pin = platform.request(platform.default_clk, dir="-")
+        pad = pin.io if self._family == "ice40" else None     # its loop sits at the pin
         m.submodules.pll = pll = Pll(family=self._family, input_frequency=platform.default_clk_frequency,
-                                     frequency=self._board.frequency)
+                                     frequency=self._board.frequency, pad=pad)
+        if pad is None:
+            m.submodules.clock_pad = clock_pad = io.Buffer("i", pin)
+            m.d.comb += pll.i.eq(clock_pad.i)
         m.domains.sync = ClockDomain()
         m.domains.sdram = ClockDomain(reset_less=True)
-        m.d.comb += [pll.i.eq(clock_pad.i), ClockSignal().eq(pll.o), ClockSignal("sdram").eq(pll.late)]
+        m.d.comb += [ClockSignal().eq(pll.o), ClockSignal("sdram").eq(pll.late)]
         m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
 
     def _build_sdram(self, m, pads, pins):

@@ -69,10 +69,11 @@ class DirectAccelerator(wiring.Component):
         engine = MatmulEngine(
             formats=config.formats, rows=config.rows, fp16_rows=0, lanes=config.lanes, width=WIDTH,
             accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth, group_words=1,
-            vector_lanes=1, pe_dsps=config.pe_dsps, lut_ram=False)
+            vector_lanes=1, pe_dsps=config.pe_dsps, compact=True)
         reader = WeightStream(depth=self._depth)
         m.submodules.matmul, m.submodules.reader = reset(engine), reset(reader)
         wiring.connect(m, engine.weights, reader.weights)
+        m.d.comb += reader.scale_held.eq(engine.scale_held)
         self._build_window(m, reader, engine)
         self._build_commands(m, csr, dict(zip(DIRECT_UNITS, (reader, engine), strict=True)), stopped)
         return m

@@ -32,6 +32,7 @@ class WeightStream(wiring.Component):
     -------
     command : In(stream), status : Out(UnitStatus)
     weights : In(WeightRead)          a tile whose beats were taken with ``keep`` comes again by itself
+    scale_held : In(1)                the scales taken last are still read
     enable : Out(1), address : Out    a word is to be read; it is, in a cycle with ``grant``
     grant : In(1), value : In(32)     the RAM is this reader's; its word, a cycle after
     """
@@ -42,7 +43,7 @@ class WeightStream(wiring.Component):
         self._depth_log = depth.bit_length() - 1
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.STREAM))), "status": Out(UnitStatus()),
-            "weights": In(WeightRead(width=WIDTH, lanes=LANES)),
+            "weights": In(WeightRead(width=WIDTH, lanes=LANES)), "scale_held": In(1),
             "enable": Out(1), "address": Out(range(depth)), "grant": In(1), "value": In(WIDTH),
         })
 
@@ -85,7 +86,8 @@ class WeightStream(wiring.Component):
         beat_arrives, scale_arrives = Signal(), Signal()
         want_beat, want_scale, at = Signal(), Signal(), Signal(15)
         m.d.comb += [
-            want_scale.eq(running & command.scaled & ~scales_over & ~weights.scale_valid & ~scale_arrives),
+            want_scale.eq(running & command.scaled & ~scales_over & ~weights.scale_valid & ~self.scale_held
+                          & ~scale_arrives),
             want_beat.eq(running & ~beats_over & ~beat_arrives & (~weights.beat_valid | (
                 weights.beat_take & (beat_left != 1)))),
             at.eq(Mux(want_scale, scale_at, beat_at)), self.address.eq(at),

@@ -84,7 +84,8 @@ class BlockAccumulate(wiring.Component):
     for room in the result buffer. Passes follow each other without a bubble.
 
     Weight scales are taken ahead, one entry beyond the pass in work, so that the last one of a tile is taken before the
-    tile is replayed.
+    tile is replayed. Where ``compact``, none is stored here: the stream keeps the one taken last until its pass is
+    over, and the next pass begins some cycles after that.
 
     Parameters
     ----------
@@ -93,6 +94,7 @@ class BlockAccumulate(wiring.Component):
     results : int                entries of the result buffer
     array_delay : int            cycles from a beat's issue until the array holds its block's sums
     minimum : bool               there are jobs with a minimum; else that bit counts for nothing
+    compact : bool               as in ``MatmulEngine``; not with ``minimum``
 
     Members
     -------
@@ -105,23 +107,27 @@ class BlockAccumulate(wiring.Component):
     hold : In(1)                 results before these are on their way: give none out
     settled : Out(1)             nothing was in work and no result on its way a cycle ago
     scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
+    scale_held : Out(1)          where compact: ``scale`` must stay, as the entry taken is in use
     step, step_row, step_column, step_minimum, sums    to the array
     scale_row, scale_block, code         to the activation buffer
     result_valid, result : Out   [outputs] FP32, always taken
     free : In, claim : Out(1)    free entries of the result buffer; one of them is claimed
     """
 
-    def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay, minimum=False):
+    def __init__(self, *, rows, lanes, outputs, blocks, results, array_delay, minimum=False, compact=False):
         if lanes % outputs:
             raise ValueError(f"outputs must divide lanes = {lanes}, not {outputs!r}")
         self._rows, self._columns, self._outputs = rows, lanes // outputs, outputs
         self._steps = rows * lanes // outputs
-        self._array_delay, self._minimum = array_delay, minimum
+        if compact and minimum:
+            raise ValueError("compact: must be False with minimum")
+        self._array_delay, self._minimum, self._compact = array_delay, minimum, compact
         self._job = block_job(rows=rows, blocks=blocks)
         super().__init__({
             "block_begin": In(1), "block_end": In(1), "job": In(self._job), "room": Out(1),
             "no_scales_due": Out(1), "waits_for_scales": Out(1), "idle": Out(1),
             "scale_valid": In(1), "scale": In(16 * lanes), "scale_take": Out(1),
+            **({"scale_held": Out(1)} if compact else {}),
             "step": Out(1), "step_row": Out(range(rows)), "step_column": Out(range(self._columns)),
             "step_minimum": Out(1), "sums": In(SUM_WIDTH * outputs),
             "scale_row": Out(range(rows)), "scale_block": Out(range(blocks)), "code": In(8),
@@ -136,7 +142,11 @@ class BlockAccumulate(wiring.Component):
         pending, active = Signal(self._job), Signal(self._job)
         position = Signal(range(max(self._steps, 2)))
         self._build_jobs(m, pending, active, start, start_minima, scale_ready, position)
-        scale = self._build_scales(m, start_minima | (start & pending.scaled), start & ~pending.scaled, scale_ready)
+        if self._compact:
+            self._build_scales_in_place(m, start & pending.scaled, active, position, scale_ready)
+            scale = self.scale
+        else:
+            scale = self._build_scales(m, start_minima | (start & pending.scaled), start & ~pending.scaled, scale_ready)
         self._build_lanes(m, active, position, scale)
         return m
 
@@ -221,6 +231,24 @@ class BlockAccumulate(wiring.Component):
             m.d.sync += scale.eq(following)
         return scale
 
+    def _build_scales_in_place(self, m, scaled, active, position, ready):
+        """The same where the stream keeps the entry; steps use it two cycles after they are taken."""
+        due, used, ends = Signal(4), Signal(), Signal(2)
+        m.d.comb += [
+            self.scale_take.eq(self.scale_valid & (due != 0) & ~self.scale_held),
+            self.no_scales_due.eq(due == 0), ready.eq(self.scale_held & ~used),
+        ]
+        m.d.sync += [
+            due.eq(due + self.block_begin - self.scale_take),
+            ends.eq(Cat(self.step & (position == self._steps - 1) & active.scaled, ends)),
+        ]
+        with m.If(self.scale_take):
+            m.d.sync += self.scale_held.eq(1)
+        with m.If(scaled):
+            m.d.sync += used.eq(1)
+        with m.If(ends[1]):
+            m.d.sync += [self.scale_held.eq(0), used.eq(0)]
+
     def _entries_begun(self):
         """Scale entries of the block that is begun."""
         return Cat(self.block_begin & ~self.job.minimum, self.block_begin & self.job.minimum) if self._minimum \
@@ -228,7 +256,8 @@ class BlockAccumulate(wiring.Component):
 
     def _build_lanes(self, m, active, position, scale):
         """Operands reach the lanes ``PeArray.step_delay`` cycles after the step, control walks beside them."""
-        control = [Cat(self.step, self.claim, active.first & ~self.step_minimum, position)]
+        control = [Cat(self.step, self.claim, active.first & ~self.step_minimum, position,
+                       *([active.scaled] * self._compact))]
         for stage in range(PeArray.step_delay + AccumulateLane.delay):
             after = Signal(len(control[0]), name=f"control_{stage}")
             m.d.sync += after.eq(control[-1])
@@ -240,6 +269,9 @@ class BlockAccumulate(wiring.Component):
         scales = Array(scale.word_select(i, 16 * self._outputs) for i in range(self._columns))
         scales_now = Signal(16 * self._outputs, reset_less=True)
         m.d.sync += scales_now.eq(scales[column])
+        if self._compact:
+            with m.If(~control[PeArray.step_delay - 1][-1]):
+                m.d.sync += scales_now.eq(Const(ONE, 16).replicate(self._outputs))
         for j in range(self._outputs):
             m.submodules[f"lane_{j}"] = lane = AccumulateLane(entries=self._steps)
             m.d.comb += [

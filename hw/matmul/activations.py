@@ -23,8 +23,8 @@ class ActivationBuffer(wiring.Component):
     The vector unit writes ``lanes`` consecutive indices of one row a cycle, the array reads one index of all rows. So
     there are ``lanes`` banks, index k in bank k mod lanes, each as wide as all columns and written by byte strobes.
 
-    Latency: ``delay`` cycles from an index to its data, 2 with one bank and else 3; ``code_delay`` cycles from a block
-    to its code. Throughput: one index, one code and one write a cycle. Flow control: none.
+    Latency: ``delay`` cycles from an index to its data, 1 where compact, 2 with one bank, else 3; ``code_delay`` cycles
+    from a block to its code. Throughput: one index, one code and one write a cycle. Flow control: none.
 
     An index must not be written while a command that reads it is in work: what is read then is undefined.
 
@@ -34,6 +34,7 @@ class ActivationBuffer(wiring.Component):
     fp16_rows : int   FP16 rows, a power of two; 0: none
     depth : int       reduction indices, a power of two, a multiple of 32 and of ``lanes``
     lanes : int       indices written a cycle, a power of two
+    compact : bool    as in ``MatmulEngine``: one bank, whose word is not registered
 
     Members
     -------
@@ -46,7 +47,7 @@ class ActivationBuffer(wiring.Component):
 
     code_delay = 2
 
-    def __init__(self, *, rows, depth, lanes, fp16_rows=0):
+    def __init__(self, *, rows, depth, lanes, fp16_rows=0, compact=False):
         for name, value in (("rows", rows), ("fp16_rows", fp16_rows), ("depth", depth), ("lanes", lanes)):
             least = 0 if name.endswith("rows") else 1
             if not isinstance(value, int) or value < least or value & (value - 1):
@@ -56,8 +57,10 @@ class ActivationBuffer(wiring.Component):
         if depth % BLOCK or depth < 2 * lanes:
             raise ValueError(f"depth must be a multiple of {BLOCK} and at least 2 * lanes = {2 * lanes}, not {depth}")
         self._rows, self._fp16_rows, self._depth, self._lanes = rows, fp16_rows, depth, lanes
-        self._columns = max(rows, 2 * fp16_rows)
-        self.delay = 2 if lanes == 1 else 3
+        if compact and lanes > 1:
+            raise ValueError(f"lanes must be 1 where compact, not {lanes!r}")
+        self._columns, self._compact = max(rows, 2 * fp16_rows), compact
+        self.delay = (1 if compact else 2) if lanes == 1 else 3
         super().__init__({
             "write": In(ActivationWrite(lanes=lanes, fp16=fp16_rows > 0)),
             "index": In(range(depth)), "data": Out(8 * self._columns),
@@ -98,7 +101,7 @@ class ActivationBuffer(wiring.Component):
             m.d.comb += write.en.eq(Mux(port.valid & ~port.fault & port.mask[lane], self._columns_of_row(), 0))
             word = Signal(8 * self._columns, reset_less=True, name=f"word_{lane}")
             m.d.sync += word.eq(read.data)
-            words.append(word)
+            words.append(read.data if self._compact else word)
         data = words[0]
         if self._lanes > 1:  # a block RAM is slow: its word is registered before a bank is chosen
             banks = [self.index[:shift]]

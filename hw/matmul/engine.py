@@ -15,6 +15,7 @@ from .drain import Drain
 from .fp16_array import Fp16Array
 from .fp16_results import Fp16Results
 from .issue import MatmulIssue
+from .mac_array import MacArray
 from .sums import any_of
 from .unpack import Unpack
 
@@ -48,13 +49,17 @@ class MatmulEngine(wiring.Component):
     formats, rows, fp16_rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps
         as in ``AcceleratorConfig``. Without int8 ``rows`` means nothing, and accumulate_lanes only groups results.
     width : int    bits of a prefetched beat: 8 * lanes, as None means, or 4 * lanes
-    lut_ram : bool the part has LUT RAM; else short queues and buffers are made for block RAM, and no deeper than needed
+    compact : bool for parts with few logic cells, no LUT RAM and a slow clock: short queues and buffers are made for
+                   block RAM, and no deeper than needed, and each PE is a multiplier primitive. Only with rows = 1,
+                   accumulate_lanes = 1, vector_lanes = 1, pe_dsps = 0 and INT8 alone; no beat may come in the cycle
+                   behind another.
 
     Members
     -------
     command : In(stream)                MATMUL commands
     status : Out(UnitStatus)
     weights : Out(WeightRead)           prefetch buffer
+    scale_held : Out(1)                 where compact: ``weights.scale`` must stay, though it was taken
     activation : In(ActivationWrite)    the vector unit's way into the activation buffer
     write : Out(ScratchWrite)           results
     busy : Out(1)                       a command is in work
@@ -64,7 +69,7 @@ class MatmulEngine(wiring.Component):
     """
 
     def __init__(self, *, rows, lanes, accumulate_lanes, activation_depth, group_words, vector_lanes, pe_dsps,
-                 formats=("int8",), fp16_rows=0, width=None, lut_ram=True):
+                 formats=("int8",), fp16_rows=0, width=None, compact=False):
         if not formats or not set(formats) <= set(FORMATS):
             raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, and nothing else: {formats!r}")
         if ("fp16" in formats) != (fp16_rows > 0):
@@ -81,33 +86,37 @@ class MatmulEngine(wiring.Component):
                              f"not {group_words!r}")
         if not 0 <= pe_dsps <= rows * lanes // 2:
             raise ValueError(f"pe_dsps must be from 0 to rows * lanes / 2 = {rows * lanes // 2}, not {pe_dsps!r}")
+        if compact and (rows, accumulate_lanes, pe_dsps, *formats) != (1, 1, 0, "int8"):
+            raise ValueError(f"compact must be False with rows = {rows}, accumulate_lanes = {accumulate_lanes}, "
+                             f"pe_dsps = {pe_dsps} and formats {formats!r}: it takes 1, 1, 0 and int8")
         self._rows, self._fp16_rows, self._lanes, self._fp16_lanes = rows, fp16_rows, lanes, lanes // 2
         self._outputs = accumulate_lanes if rows else min(accumulate_lanes, lanes // 2)
         self._depth, self._group_words, self._vector_lanes = activation_depth, group_words, vector_lanes
-        self._lut_ram = lut_ram
+        self._compact = compact
         self._dsps, self._int4, self._width = pe_dsps, "int4" in formats, width or 8 * lanes
         super().__init__({
             "command": In(stream.Signature(layout(Opcode.MATMUL))), "status": Out(UnitStatus()),
             "weights": Out(WeightRead(width=self._width, lanes=lanes)),
             "activation": In(ActivationWrite(lanes=vector_lanes, fp16=fp16_rows > 0)),
-            "write": Out(ScratchWrite(width=32 * group_words)),
+            "write": Out(ScratchWrite(width=32 * group_words)), **({"scale_held": Out(1)} if compact else {}),
             "busy": Out(1), "took_beat": Out(1), "stall_weights": Out(1), "stall_drain": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         # One tile of either format; LUT RAM is 16 deep at least.
-        results = max(16 if self._lut_ram else 1, self._rows * self._lanes // self._outputs,
+        results = max(1 if self._compact else 16, self._rows * self._lanes // self._outputs,
                       self._fp16_rows * self._fp16_lanes // min(self._outputs, self._fp16_lanes))
         m.submodules.issue = issue = MatmulIssue(
             rows=self._rows, lanes=self._lanes, fp16_rows=self._fp16_rows, depth=self._depth,
             group_words=self._group_words, int4=self._int4, index_beats=8 * self._lanes // self._width)
         m.submodules.activations = activations = ActivationBuffer(
-            rows=self._rows, fp16_rows=self._fp16_rows, depth=self._depth, lanes=self._vector_lanes)
+            rows=self._rows, fp16_rows=self._fp16_rows, depth=self._depth, lanes=self._vector_lanes,
+            compact=self._compact)
         m.submodules.drain = drain = Drain(
             rows=max(self._rows, self._fp16_rows), lanes=self._lanes if self._rows else self._fp16_lanes,
             outputs=self._outputs, group_words=self._group_words, entries=results,
-            halves=self._rows > 0 and self._fp16_rows > 0, lut_ram=self._lut_ram)
+            halves=self._rows > 0 and self._fp16_rows > 0, lut_ram=not self._compact)
         wiring.connect(m, wiring.flipped(self.command), issue.command)
         wiring.connect(m, wiring.flipped(self.activation), activations.write)
         wiring.connect(m, wiring.flipped(self.write), drain.write)
@@ -154,10 +163,11 @@ class MatmulEngine(wiring.Component):
     def _build_int8(self, m, issue, activations, beat, drain, results):
         sizes = {"rows": self._rows, "lanes": self._lanes, "outputs": self._outputs}
         weights = self.weights
-        m.submodules.array = array = PeArray(**sizes, dsps=self._dsps, minimum=self._int4)
+        m.submodules.array = array = MacArray(lanes=self._lanes) if self._compact else PeArray(
+            **sizes, dsps=self._dsps, minimum=self._int4)
         m.submodules.accumulate = accumulate = BlockAccumulate(
-            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=activations.delay + PeArray.delay,
-            minimum=self._int4)
+            **sizes, blocks=self._depth // BLOCK, results=results, array_delay=activations.delay + array.delay,
+            minimum=self._int4, compact=self._compact)
         self._build_array(m, array, issue.beat_take & ~issue.half, issue.block_end, beat, activations)
         m.d.comb += [
             accumulate.block_begin.eq(issue.block_begin), accumulate.block_end.eq(issue.block_end),
@@ -170,6 +180,8 @@ class MatmulEngine(wiring.Component):
             activations.scale_row.eq(accumulate.scale_row), activations.scale_block.eq(accumulate.scale_block),
             accumulate.code.eq(activations.code),
         ]
+        if self._compact:
+            m.d.comb += self.scale_held.eq(accumulate.scale_held)
         if self._int4:
             m.d.comb += array.step_minimum.eq(accumulate.step_minimum)
         return accumulate
