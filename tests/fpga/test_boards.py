@@ -3,11 +3,12 @@
 import pytest
 
 from tilewright.fpga.boards import BOARDS
-from tilewright.fpga.boards.board import BlockRamMemory, SdramMemory
-from tilewright.fpga.estimate import estimate
+from tilewright.fpga.boards.board import BlockRamMemory, SdramMemory, SinglePortMemory
+from tilewright.fpga.estimate import check_fits, estimate
 from tilewright.fpga.flow import FLOWS
 from tilewright.fpga.parts import PARTS
 from tilewright.fpga.primitives.pll import PLLS, Pll, PllError
+from tilewright.fpga.primitives.spram import SPRAM_DEPTH
 from tilewright.gen.configuration import load_preset
 
 each_board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
@@ -20,6 +21,9 @@ def test_part_is_the_platforms(board):
         assert part.name == f"{platform.device}-{platform.speed}{platform.package}"
         assert part.device == (platform._nextpnr_device_options[platform.device], "--package",
                                platform._nextpnr_package_options[platform.package].upper(), "--speed", platform.speed)
+    elif part.family == "ice40":
+        assert part.name == f"{platform.device}-{platform.package}"
+        assert part.device == ("--up5k", "--package", platform.package.lower())
     else:
         assert part.name == platform.part and platform.part in part.device
     assert part.family in FLOWS
@@ -28,7 +32,8 @@ def test_part_is_the_platforms(board):
 @each_board
 def test_platform_has_the_resources(board):
     resources = board.make_platform().resources
-    needed = {("uart", 0), *(("led", number) for number in range(4))}
+    leds = 2 if isinstance(board.memory, SinglePortMemory) else 4
+    needed = {("uart", 0), *(("led", number) for number in range(leds))}
     if isinstance(board.memory, SdramMemory):
         needed.add(("sdram", 0))
     assert needed <= set(resources)
@@ -37,9 +42,11 @@ def test_platform_has_the_resources(board):
 @each_board
 def test_pll_makes_the_clock(board):
     platform = board.make_platform()
+    assert board.baud * 4 <= board.frequency
+    if PARTS[board.part].family == "ice40" and board.frequency == platform.default_clk_frequency:
+        return      # it has none
     dividers = PLLS[PARTS[board.part].family].choose(platform.default_clk_frequency, board.frequency)
     assert dividers.frequency == pytest.approx(board.frequency, rel=1e-9)
-    assert board.baud * 4 <= board.frequency
 
 
 @each_board
@@ -48,10 +55,17 @@ def test_preset_fits_by_the_estimate(board):
     count = estimate(config, board, part)
     assert count["dsp"] <= part.dsp and count["bram"] <= part.bram
     assert count["lut"] <= part.lut
+    check_fits(config, board, part)
 
 
 def test_memories_differ():
-    assert {type(board.memory) for board in BOARDS.values()} == {SdramMemory, BlockRamMemory}
+    assert {type(board.memory) for board in BOARDS.values()} == {SdramMemory, BlockRamMemory, SinglePortMemory}
+
+
+def test_single_port_ram_is_the_parts():
+    """Half of it for weights, half as scratchpad."""
+    board = BOARDS["icebreaker"]
+    assert board.memory.bytes == 2 * board.load_configuration().scratchpad_bytes == 4 * SPRAM_DEPTH * 2
 
 
 @pytest.mark.parametrize("preset, lut, dsp", [("small", 16780, 28), ("medium", 57153, 156)])

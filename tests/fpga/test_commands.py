@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -37,12 +38,23 @@ def test_unknown_tools(command):
 
 
 def test_too_large_before_synthesis(command, tmp_path):
-    from dataclasses import asdict
     values = asdict(load_preset("medium"))
     (tmp_path / "big.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     code, _, error = command("build", "--board", "icepi-zero", "--config", tmp_path / "big.toml", "-o", "out")
     assert code == 2
     assert "configuration medium: needs about" in _one_line(error) and "LFE5U-25F-6BG256 on icepi-zero has" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("board, preset, told", [
+    ("icebreaker", "micro", "configuration micro: needs about 18240 LUTs, iCE40UP5K-SG48 on icebreaker has 5280, "
+                            "enough for a matmul engine alone; take vector_lanes = 0"),
+    ("ulx3s-12f", "nano", "configuration nano: vector_lanes = 0: ulx3s-12f takes whole accelerators")])
+def test_configuration_of_the_other_kind(command, tmp_path, board, preset, told):
+    (tmp_path / "other.toml").write_text("".join(
+        f"{name} = {json.dumps(value)}\n" for name, value in asdict(load_preset(preset)).items()))
+    code, _, error = command("build", "--board", board, "--config", tmp_path / "other.toml", "-o", "out")
+    assert code == 2 and told in _one_line(error)
     assert not (tmp_path / "out").exists()
 
 
@@ -89,6 +101,14 @@ def test_router_that_finds_the_part_too_small(tmp_path):
     with pytest.raises(UserError, match="c is too large for p: Unable to place cell 'x', no BELs remaining .* another"):
         builder._run(tool, [], tmp_path, "log", progress=heard.append, too_large="c is too large for p")
     assert heard == ["packing"] and "Packing LUTs" in (tmp_path / "log").read_text()
+
+
+def test_router_that_finds_no_places(tmp_path):
+    """In the words of nextpnr-ice40 on a part that is nearly full."""
+    tool = _tool(tmp_path, "print('ERROR: Unable to find legal placement for all cells, design is probably at "
+                           "utilisation limit.'); raise SystemExit(1)")
+    with pytest.raises(UserError, match="c is too large for p: Unable to find legal placement .* utilisation limit"):
+        builder._run(tool, [], tmp_path, "log", too_large="c is too large for p")
 
 
 def test_router_that_fails(tmp_path):
@@ -143,6 +163,12 @@ def test_loader_that_fails(tmp_path, monkeypatch, said, told):
         loader.detect(BOARDS["ulx3s-85f"])
 
 
+def test_board_that_is_loaded_from_flash_alone(command, tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"")
+    code, _, error = command("flash", "--board", "icebreaker", "--bitstream", tmp_path / "x.bin")
+    assert code == 2 and "icebreaker: its part is loaded from the flash alone; add --permanent" in _one_line(error)
+
+
 def test_loader_is_told_board_and_file(tmp_path, monkeypatch):
     _script(tmp_path, "openFPGALoader",
             "import sys\nprint('openFPGALoader v1.1.1' if '--version' in sys.argv else sys.argv[1:])")
@@ -150,3 +176,5 @@ def test_loader_is_told_board_and_file(tmp_path, monkeypatch):
     assert "['-b', 'ulx3s', '--write-sram', 'x.bit']" in loader.flash(BOARDS["ulx3s-85f"], "x.bit")
     assert "['-b', 'icepi-zero', '--write-flash', 'x.bit']" in loader.flash(BOARDS["icepi-zero"], "x.bit",
                                                                            permanent=True)
+    assert "['-b', 'ice40_generic', '--write-flash', 'x.bin']" in loader.flash(BOARDS["icebreaker"], "x.bin",
+                                                                               permanent=True)

@@ -29,6 +29,20 @@ def test_resources_in_the_same_place():
     assert (found["dsp"], found["lut"]) == ({"used": 16, "available": 48}, {"used": 5, "available": 20736})
 
 
+def test_logic_cells_count_as_luts_in_the_history(tmp_path, routed):
+    """iCE40: a LUT and a flip-flop share a cell; the single-port RAMs have no column."""
+    utilisation = {"ICESTORM_LC": {"used": 4543, "available": 5280}, "ICESTORM_RAM": {"used": 16, "available": 30},
+                   "ICESTORM_DSP": {"used": 6, "available": 8}, "ICESTORM_SPRAM": {"used": 4, "available": 4}}
+    whole = _whole(routed)
+    whole["resources"] = report.resources({"utilization": utilisation}, FLOWS["ice40"])
+    assert whole["resources"]["spram"] == {"used": 4, "available": 4}
+    assert "| lc | 4543 | 5280 | 86 % |" in report.markdown(whole)
+    assert report.append_history(tmp_path / "h.csv", whole) and not report.append_history(tmp_path / "h.csv", whole)
+    with open(tmp_path / "h.csv", newline="") as file:
+        row, = csv.DictReader(file)
+    assert [row[name] for name in ("lut", "ff", "dsp", "bram")] == ["4543", "", "6", "16"]
+
+
 def test_clocks(routed):
     assert report.clocks(routed) == {
         "clk": {"mhz": 173.91, "constraint_mhz": 200.0, "met": False},

@@ -97,6 +97,7 @@ def test_presets():
 
 @pytest.mark.parametrize(("field", "value", "needed"), [
     ("formats", ("int8", "int4"), r"\['int8'\]"), ("functions", ("exp",), r"\[\]"), ("lanes", 8, "4"), ("rows", 2, "1"),
+    ("accumulate_lanes", 2, "1"), ("pe_dsps", 2, "0"),
     ("scratchpad_bytes", 1 << 17, "from 4096 to 65536"), ("activation_depth", 4096, "from 256 to 2048")])
 def test_what_a_build_without_vector_unit_cannot_have(field, value, needed):
     with pytest.raises(ConfigError, match=f"{field} = .*: must be {needed} with vector_lanes = 0; change {field}"):
