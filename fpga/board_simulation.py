@@ -1,4 +1,4 @@
-"""A whole board in simulation: ``BoardTop`` with its SDRAM in Verilator, its serial line at a pseudo-terminal."""
+"""A whole board in simulation: its top with its SDRAM in Verilator, its serial line at a pseudo-terminal."""
 
 import os
 import signal
@@ -10,6 +10,8 @@ from pathlib import Path
 from tilewright.gen.errors import ToolError
 from tilewright.sim.loop import build_loop
 
+from .boards.board import SinglePortMemory
+from .direct_top import DirectTop
 from .memory.timing import slowest
 from .top import BoardTop
 
@@ -25,12 +27,16 @@ END_SECONDS = 10
 
 def build_board(board, config, folder):
     """Program that simulates ``board`` with the accelerator ``config``, built in ``folder``; it needs a board with
-    SDRAM. Raises ToolError, which names the log."""
+    SDRAM, or with the engine alone. Raises ToolError, which names the log."""
+    line = {"frequency": board.frequency, "baud": board.frequency // BIT_CYCLES, "patience": PATIENCE_CYCLES}
+    defines = {"BIT_CYCLES": BIT_CYCLES}
+    if isinstance(board.memory, SinglePortMemory):
+        return build_loop(DirectTop(config, **line), HDL / "board_line.cpp", folder=folder,
+                          defines=defines | {"NO_SDRAM": 1})
     timing = slowest(*board.memory.parts)
-    top = BoardTop(config, memory=board.memory, frequency=board.frequency, baud=board.frequency // BIT_CYCLES,
-                   patience=PATIENCE_CYCLES)
+    top = BoardTop(config, memory=board.memory, **line)
     model = ", ".join(f".{name}({value})" for name, value in timing.model_parameters(board.frequency).items())
-    return build_loop(top, HDL / "board_line.cpp", folder=folder, defines={"BIT_CYCLES": BIT_CYCLES},
+    return build_loop(top, HDL / "board_line.cpp", folder=folder, defines=defines,
                       top="board_bench", hdl=(HDL / "board_bench.sv", HDL / "sdram_model.sv"),
                       macros={"MODEL_PARAMETERS": model})
 

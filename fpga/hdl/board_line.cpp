@@ -1,6 +1,6 @@
 // A simulated board whose serial line is a file descriptor, such as a pseudo-terminal's.
 //
-// Macro BIT_CYCLES: clock cycles of a bit on the line. Arguments: the descriptor, then plusargs of the model.
+// Macros: BIT_CYCLES, clock cycles of a bit on the line; NO_SDRAM, the board has none. Arguments: the descriptor, then plusargs of the model.
 // SIGUSR1 is the reset button; SIGUSR2 withholds the SDRAM's refreshes for STARVED_CYCLES; SIGTERM ends the simulation.
 // At its end it prints "cycles N".
 
@@ -115,7 +115,9 @@ int main(int argc, char** argv) {
         }
         top.rst = reset > 0;
         if (reset > 0) --reset;
+#ifndef NO_SDRAM
         top.starve = starve > 0;
+#endif
         if (starve > 0) --starve;
         top.rx = sender.level(cycle);
         top.clk = 0;

@@ -1,0 +1,65 @@
+"""The board with the engine alone, down to its serial line: design and netlist under the host's own driver."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilewright.fpga.board_simulation import BIT_CYCLES, HDL, PATIENCE_CYCLES, SimulatedBoard, build_board
+from tilewright.fpga.boards import find_board
+from tilewright.fpga.direct_top import DirectTop
+from tilewright.fpga.link.host import SerialTransport
+from tilewright.fpga.netlist import ice40_netlist
+from tilewright.gen.direct import DirectDriver
+from tilewright.gen.verilog import emit
+from tilewright.sim.golden import a8
+from tilewright.sim.golden.matmul import linear
+from tilewright.sim.golden.weights import quantise
+from tilewright.sim.loop import build_loop
+
+FOLDER = Path(__file__).parents[2] / "build/tests/board-nano"
+BAUD = 20_000
+"""What a simulated line does in a second, roughly: the host's patience comes from it."""
+SEED = 71
+
+pytestmark = pytest.mark.slow
+
+
+def design(board, config):
+    return build_board(board, config, FOLDER / "design")
+
+
+def netlist(board, config):
+    """The program with the netlist in the design's place; its memories are the part's, in Yosys' models."""
+    folder = FOLDER / "netlist"
+    sizes = {"frequency": board.frequency, "baud": board.frequency // BIT_CYCLES, "patience": PATIENCE_CYCLES}
+    folder.mkdir(parents=True, exist_ok=True)
+    emit(DirectTop(config, family="ice40", **sizes), name="board", path=folder / "board.v")
+    ice40_netlist(folder / "board.v", top="board", path=folder / "netlist.v")
+    return build_loop(DirectTop(config, **sizes), HDL / "board_line.cpp", folder=folder,
+                      defines={"BIT_CYCLES": BIT_CYCLES, "NO_SDRAM": 1}, top="board", hdl=[folder / "netlist.v"])
+
+
+@pytest.mark.parametrize("make", [design, netlist])
+def test_products_over_the_serial_line(make):
+    """Several rows at once; the last block short; after a reset another, of one block and one row."""
+    board = find_board("icebreaker")
+    config, rng = board.load_configuration(), np.random.default_rng(SEED)
+    print("seed", SEED)
+
+    async def multiply(transport, m, n, k):
+        x = rng.standard_normal((m, k)).astype(np.float32)
+        weights = quantise(rng.standard_normal((n, k)).astype(np.float32))
+        driver = DirectDriver(transport, config)
+        await driver.check()
+        got = await driver.linear(x, weights)
+        assert np.array_equal(got.view(np.uint32), linear(*a8.quantise(x), *weights).view(np.uint32))
+
+    with SimulatedBoard(make(board, config)) as simulated:
+        with SerialTransport(simulated.port, baud=BAUD) as transport:
+            assert transport.identity.clock_hz == board.frequency
+            asyncio.run(multiply(transport, 3, 10, 200))
+        simulated.press_reset()
+        with SerialTransport(simulated.port, baud=BAUD) as transport:
+            asyncio.run(multiply(transport, 1, 5, 32))
