@@ -1,6 +1,7 @@
 // A simulated board whose serial line is a file descriptor, such as a pseudo-terminal's.
 //
-// Macros: BIT_CYCLES, clock cycles of a bit on the line; NO_SDRAM, the board has none. Arguments: the descriptor, then plusargs of the model.
+// Macros: BIT_CYCLES, clock cycles of a bit on the line; NO_SDRAM, the board has none. Arguments: the descriptor, then
+// plusargs of the model.
 // SIGUSR1 is the reset button; SIGUSR2 withholds the SDRAM's refreshes for STARVED_CYCLES; SIGTERM ends the simulation.
 // At its end it prints "cycles N".
 
