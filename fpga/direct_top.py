@@ -27,7 +27,7 @@ class DirectTop(wiring.Component):
     Members
     -------
     rx : In(1), tx : Out(1)     UART; idle high
-    leds : Out(2)               the host was heard, something went wrong
+    leds : Out(2)               something went wrong, the host was heard: red and green on the iCEBreaker
     """
 
     def __init__(self, config, *, frequency, baud, family=None, patience=None):
@@ -53,6 +53,6 @@ class DirectTop(wiring.Component):
             wiring.connect(m, getattr(bridge, name), getattr(accelerator, name))
         m.d.comb += [
             self._receiver.rx.eq(self.rx), self.tx.eq(self._transmitter.tx), bridge.irq.eq(accelerator.irq),
-            self.leds.eq(Cat(bridge.linked, bridge.faulty)),
+            self.leds.eq(Cat(bridge.faulty, bridge.linked)),
         ]
         return m

@@ -53,7 +53,7 @@ def test_serial_line_to_registers_and_memory():
         answer = await exchange(ctx, request(Command.IDENTIFY, 1), 14 + Identity.BYTES)
         identity = Identity.unpack(answer)
         assert (identity.memory_bytes, identity.beat_bytes) == (WINDOW_BYTES, 4)
-        assert ctx.get(top.leds) == 0b01
+        assert ctx.get(top.leds) == 0b10
         answer = await exchange(ctx, request(Command.READ_REGISTERS, 2, length=4), 18)
         assert int.from_bytes(answer, "little") == IDENTITY
         await exchange(ctx, request(Command.WRITE_MEMORY, 3, address=SCRATCHPAD + 20, payload=b"tilewright!!"), 10)
