@@ -107,7 +107,7 @@ class BlockAccumulate(wiring.Component):
     hold : In(1)                 results before these are on their way: give none out
     settled : Out(1)             nothing was in work and no result on its way a cycle ago
     scale_valid, scale, scale_take    the stream's scale entries, [lanes] FP16
-    scale_held : Out(1)          where compact: ``scale`` must stay, as the entry taken is in use
+    scale_held : Out(1)          where compact: ``scale`` must stay, and no other be valid, as it is in use
     step, step_row, step_column, step_minimum, sums    to the array
     scale_row, scale_block, code         to the activation buffer
     result_valid, result : Out   [outputs] FP32, always taken
@@ -235,7 +235,7 @@ class BlockAccumulate(wiring.Component):
         """The same where the stream keeps the entry; steps use it two cycles after they are taken."""
         due, used, ends = Signal(4), Signal(), Signal(2)
         m.d.comb += [
-            self.scale_take.eq(self.scale_valid & (due != 0) & ~self.scale_held),
+            self.scale_take.eq(self.scale_valid & (due != 0)),
             self.no_scales_due.eq(due == 0), ready.eq(self.scale_held & ~used),
         ]
         m.d.sync += [

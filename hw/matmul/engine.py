@@ -59,7 +59,7 @@ class MatmulEngine(wiring.Component):
     command : In(stream)                MATMUL commands
     status : Out(UnitStatus)
     weights : Out(WeightRead)           prefetch buffer
-    scale_held : Out(1)                 where compact: ``weights.scale`` must stay, though it was taken
+    scale_held : Out(1)                 where compact: the ``weights.scale`` taken must stay, and no other be valid
     activation : In(ActivationWrite)    the vector unit's way into the activation buffer
     write : Out(ScratchWrite)           results
     busy : Out(1)                       a command is in work

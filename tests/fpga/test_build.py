@@ -88,3 +88,15 @@ def test_board_around_a_small_design(name, tmp_path, monkeypatch):
         assert HEADER in data[:2000]
     builder._run(find_tool(flow.packer, source="yowasp"), flow.pack_command(board.name), tmp_path, "again.log")
     assert bitstream.read_bytes() == data
+
+
+def test_icebreaker(tmp_path):
+    """The one whole bitstream that takes no long time."""
+    board = BOARDS["icebreaker"]
+    report = builder.build(board, board.load_configuration(), tmp_path, tools="yowasp")
+    assert report["timing_met"], report["clocks"]
+    used = {name: value["used"] for name, value in report["resources"].items()}
+    assert used["lc"] <= 0.9 * PARTS[board.part].lut and used["spram"] == 4
+    assert used["dsp"] == 6, "one a PE and two for the product with the scales"
+    assert [report["resources"][name]["available"] for name in ("lc", "dsp", "bram")] == [5280, 8, 30]
+    assert b"\x7e\xaa\x99\x7e" in (tmp_path / report["bitstream"]).read_bytes()[:200]

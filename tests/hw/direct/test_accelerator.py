@@ -17,7 +17,7 @@ from tilewright.hw.direct.registers import DIRECT_MAP, command_offset
 from tilewright.hw.registers import ErrorCode
 from tilewright.sim.golden import a8
 from tilewright.sim.golden.matmul import linear
-from tilewright.sim.golden.weights import quantise
+from tilewright.sim.golden.weights import QuantisedMatrix, quantise
 
 SMALL = {"scratchpad_bytes": 4096, "activation_depth": 256, "prefetch_beats": 128, "max_hidden": 256,
          "max_context": 256, "max_head_dim": 32}
@@ -149,6 +149,36 @@ def test_product(m, n, k):
         expected = linear(*a8.quantise(x), *weights)
         assert np.array_equal(got.view(np.uint32), expected.view(np.uint32))
         assert not any(bus.responses)
+    run(testbench)
+
+
+def test_with_and_without_scales():
+    """Products without block scales between others, several tiles and rows each."""
+    async def testbench(bus, config):
+        rng = np.random.default_rng(8)
+        driver = DirectDriver(bus, config)
+        await driver.check()
+        n, rows = 7, 2
+        for k, scaled in ((70, True), (40, False), (65, False), (33, True), (1, False), (96, True)):
+            blocks = -(-k // 32)
+            q, w = (rng.integers(-127, 128, (count, k)).astype(np.int8) for count in (rows, n))
+            code = rng.integers(40, 120, (rows, blocks)).astype(np.uint8)
+            if scaled:
+                d = (rng.normal(size=(n, blocks)) * 0.01).astype(np.float16)
+                got = await driver.linear_a8(q, code, QuantisedMatrix(w, d))
+                assert np.array_equal(got.view(np.uint32), linear(q, code, w, d).view(np.uint32))
+                continue
+            padded = np.zeros((8, k), np.int8)
+            padded[:n] = w
+            await bus.load(WEIGHTS, padded.reshape(2, 4, k).transpose(0, 2, 1).tobytes())
+            await driver._load_activations(q, code, 32 * blocks)
+            await driver._set("clear_interrupt")
+            await driver._issue(Unit.MATMUL, k=k, n=n, rows=rows, group_stride=32 * blocks, dest_stride=n)
+            await driver._issue(Unit.STREAM, k=k, tiles=2, tile_stride=4 * k)
+            await bus.wait()
+            assert await bus.read(DIRECT_MAP["status"].offset) == 0b1010
+            got = np.frombuffer(await bus.fetch(SCRATCHPAD, 4 * rows * n), "<u4").reshape(rows, n)
+            assert np.array_equal(got, linear(q, code, w, None).view(np.uint32))
     run(testbench)
 
 
