@@ -10,7 +10,6 @@ from pathlib import Path
 from tilewright.gen.errors import ToolError
 from tilewright.sim.loop import build_loop
 
-from .boards.board import SinglePortMemory
 from .direct_top import DirectTop
 from .memory.timing import slowest
 from .top import BoardTop
@@ -30,7 +29,7 @@ def build_board(board, config, folder):
     SDRAM, or with the engine alone. Raises ToolError, which names the log."""
     line = {"frequency": board.frequency, "baud": board.frequency // BIT_CYCLES, "patience": PATIENCE_CYCLES}
     defines = {"BIT_CYCLES": BIT_CYCLES}
-    if isinstance(board.memory, SinglePortMemory):
+    if not config.vector_lanes:
         return build_loop(DirectTop(config, **line), HDL / "board_line.cpp", folder=folder,
                           defines=defines | {"NO_SDRAM": 1})
     timing = slowest(*board.memory.parts)

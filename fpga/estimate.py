@@ -2,7 +2,7 @@
 
 from tilewright.gen.errors import UserError
 
-from .boards.board import BlockRamMemory, SinglePortMemory
+from .boards.board import BlockRamMemory, SdramMemory, SinglePortMemory
 
 __all__ = ["estimate", "check_fits"]
 
@@ -23,7 +23,7 @@ def estimate(config, board, part):
     quarter.
     """
     if not config.vector_lanes:
-        return _estimate_direct(config, part)
+        return _estimate_direct(config, board, part)
     half = config.lanes // 2
     fp16_pes = config.fp16_rows * half
     fp16 = "fp16" in config.formats
@@ -38,11 +38,14 @@ def estimate(config, board, part):
     return {"lut": lut, "dsp": dsp, "bram": sum(-(-bits // part.bram_bits) for bits in memories)}
 
 
-def _estimate_direct(config, part):
+def _estimate_direct(config, board, part):
     """The same of the engine alone, as synthesis counts it for iCE40 (decision 14), its logic cells as LUTs. Its block
     RAMs beside that of the activations are of fixed size."""
+    memories = [config.activation_depth * 8]
+    if isinstance(board.memory, BlockRamMemory):
+        memories += [config.scratchpad_bytes * 8] * 2
     return {"lut": 4600, "dsp": config.lanes + 2 * config.accumulate_lanes,
-            "bram": 12 + -(-config.activation_depth * 8 // part.bram_bits)}
+            "bram": 12 + sum(-(-bits // part.bram_bits) for bits in memories)}
 
 
 def check_fits(config, board, part):
@@ -52,9 +55,9 @@ def check_fits(config, board, part):
         raise UserError(f"configuration {config.name}: needs about {estimate(config, board, part)['lut']} LUTs, "
                         f"{part.name} on {board.name} has {part.lut}, enough for a matmul engine alone; take "
                         "vector_lanes = 0, as preset nano has, or another board")
-    if not isinstance(board.memory, SinglePortMemory) and not whole:
+    if isinstance(board.memory, SdramMemory) and not whole:
         raise UserError(f"configuration {config.name}: vector_lanes = 0: {board.name} takes whole accelerators; take "
-                        "another configuration, or a board with single-port RAM")
+                        "another configuration, or a board without SDRAM")
     for figure, count in estimate(config, board, part).items():
         available = getattr(part, figure)
         if count > available * (TOLERANCE if figure == "lut" else 1):

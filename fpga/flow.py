@@ -19,7 +19,8 @@ class Flow:
     routed : str              suffix of the routed design
     write : str               option of the router that takes it
     bitstream : str           suffix of the bitstream
-    cells : dict              figure -> the cells of nextpnr's utilisation that make it up
+    cells : dict              figure -> the cells of nextpnr's utilisation that make it up, each as often as it takes
+                              places of the first one
     prepare : tuple           Yosys' commands between reading the Verilog and ``synthesis``
     placer : str              nextpnr's, by name
     """
@@ -46,7 +47,8 @@ class Flow:
         """Arguments of the packer."""
         source, target = f"{name}.{self.routed}", f"{name}.{self.bitstream}"
         return {"ecppack": ["--compress", "--input", source, "--bit", target],
-                "gowin_pack": ["-d", "GW2A-18C", "-o", target, source],
+                # Two of the Tang Primer's LEDs are at pins that the configuration uses before they are ours.
+                "gowin_pack": ["-d", "GW2A-18C", "--ready_as_gpio", "--done_as_gpio", "-o", target, source],
                 "icepack": [source, target]}[self.packer]
 
 
@@ -58,11 +60,15 @@ FLOWS = {
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
         cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),
     "gowin": Flow(
-        synthesis="synth_gowin -family gw2a", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
+        # Small rather than fast, as there is time at the board's clock; wide multiplexers take LUTs of their own.
+        prepare=("scratchpad -set abc9.script +&scorr;&sweep;&dc2;&dch,-f,-r,5;&ps;&if,-a,{C},{W},{R},-v;&mfs",),
+        synthesis="synth_gowin -family gw2a -nowidelut", router="nextpnr-gowin", packer="gowin_pack", constraints="cst",
         constrain=("--vopt", "family=GW2A-18C", "--vopt", "cst={name}.cst"), routed="routed.json", write="--write",
         bitstream="fs",
-        cells={"lut": ("LUT4",), "ff": ("DFF",), "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18",
-                                                         "MULTALU36X18", "MULT36X36"), "bram": ("BSRAM",)}),
+        # An ALU takes a LUT's place, LUT RAM the eight of a logic block.
+        cells={"lut": ("LUT4", "ALU", *("RAM16SDP4",) * 8), "ff": ("DFF",),
+               "dsp": ("MULT18X18", "MULT9X9", "MULTADDALU18X18", "MULTALU18X18", "MULTALU36X18", "MULT36X36"),
+               "bram": ("BSRAM",)}),
     "ice40": Flow(
         # Wide and short memories, which would be left to flip-flops: logic cells are what is scarce. None of them is
         # read where it is written in the same cycle.

@@ -22,7 +22,8 @@ class SdramMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRamMemory:
-    """Block RAM of the part as the accelerator's memory, for boards whose DRAM open tools cannot drive."""
+    """Block RAM of the part as the accelerator's memory, for boards whose DRAM open tools cannot drive; without vector
+    unit, half of it for weights and half as scratchpad."""
 
     bytes: int
 

@@ -8,7 +8,7 @@ from ..direct_top import DirectTop
 from ..parts import PARTS
 from ..primitives.pll import Pll
 from ..top import BoardTop
-from .board import SdramMemory, SinglePortMemory
+from .board import SdramMemory
 
 __all__ = ["BoardPins"]
 
@@ -29,8 +29,8 @@ class BoardPins(Elaboratable):
         m = Module()
         board = self._board
         rates = {"frequency": board.frequency, "baud": board.baud}
-        if isinstance(board.memory, SinglePortMemory):
-            top = DirectTop(self._config, family=self._family, **rates)
+        if not self._config.vector_lanes:
+            top = DirectTop(self._config, family="ice40" if self._family == "ice40" else None, **rates)
         else:
             top = BoardTop(self._config, memory=board.memory, **rates,
                            pin_registers="ecp5" if self._family == "ecp5" else "fabric")
