@@ -62,10 +62,11 @@ def test_memories_differ():
     assert {type(board.memory) for board in BOARDS.values()} == {SdramMemory, BlockRamMemory, SinglePortMemory}
 
 
-def test_single_port_ram_is_the_parts():
+def test_memory_of_the_engine_alone():
     """Half of it for weights, half as scratchpad."""
-    board = BOARDS["icebreaker"]
-    assert board.memory.bytes == 2 * board.load_configuration().scratchpad_bytes == 4 * SPRAM_DEPTH * 2
+    for name in ("icebreaker", "tang-primer-20k"):
+        assert BOARDS[name].memory.bytes == 2 * BOARDS[name].load_configuration().scratchpad_bytes
+    assert BOARDS["icebreaker"].memory.bytes == 4 * SPRAM_DEPTH * 2
 
 
 @pytest.mark.parametrize("preset, lut, dsp", [("small", 16780, 28), ("medium", 57153, 156)])

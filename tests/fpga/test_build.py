@@ -63,8 +63,10 @@ class EchoTop(wiring.Component):
 @pytest.mark.parametrize("name", ["icepi-zero", "ulx3s-12f", "tang-primer-20k"])
 def test_board_around_a_small_design(name, tmp_path, monkeypatch):
     """Pads, PLL, memory and UART of a board, at its clock; packing again gives the same bytes."""
-    monkeypatch.setattr(pins, "BoardTop", EchoTop)
     board, config, heard = BOARDS[name], BOARDS[name].load_configuration(), []
+    monkeypatch.setattr(pins, "BoardTop", EchoTop)
+    monkeypatch.setattr(pins, "DirectTop", lambda config, *, family, **rates: EchoTop(
+        config, memory=board.memory, **rates))
     part = PARTS[board.part]
     report = builder.build(board, config, tmp_path, tools="yowasp", progress=heard.append)
 

@@ -22,11 +22,12 @@ def test_resources(routed):
 
 
 def test_resources_in_the_same_place():
-    """Gowin's multipliers of several widths stand where 48 of 18x18 would."""
+    """Gowin: multipliers of several widths stand where 48 of 18x18 would; an ALU in a LUT's place, LUT RAM in eight."""
     utilisation = {"MULT18X18": {"used": 14, "available": 48}, "MULT9X9": {"used": 2, "available": 96},
-                   "LUT4": {"used": 5, "available": 20736}}
+                   "LUT4": {"used": 5, "available": 20736}, "ALU": {"used": 40, "available": 15552},
+                   "RAM16SDP4": {"used": 3, "available": 648}}
     found = report.resources({"utilization": utilisation}, FLOWS["gowin"])
-    assert (found["dsp"], found["lut"]) == ({"used": 16, "available": 48}, {"used": 5, "available": 20736})
+    assert (found["dsp"], found["lut"]) == ({"used": 16, "available": 48}, {"used": 69, "available": 20736})
 
 
 def test_logic_cells_count_as_luts_in_the_history(tmp_path, routed):
