@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def design(board, config):
-    return build_board(board, config, FOLDER / "design")
+    return build_board(board, config, FOLDER / board.name)
 
 
 def netlist(board, config):
@@ -41,10 +41,11 @@ def netlist(board, config):
                       defines={"BIT_CYCLES": BIT_CYCLES, "NO_SDRAM": 1}, top="board", hdl=[folder / "netlist.v"])
 
 
-@pytest.mark.parametrize("make", [design, netlist])
-def test_products_over_the_serial_line(make):
+@pytest.mark.parametrize(("name", "make"), [("icebreaker", design), ("icebreaker", netlist),
+                                           ("tang-primer-20k", design)])
+def test_products_over_the_serial_line(name, make):
     """Several rows at once; the last block short; after a reset another, of one block and one row."""
-    board = find_board("icebreaker")
+    board = find_board(name)
     config, rng = board.load_configuration(), np.random.default_rng(SEED)
     print("seed", SEED)
 
