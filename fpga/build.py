@@ -61,7 +61,7 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
     step("generating Verilog", lambda: _write_sources(board, config, folder, flow))
     step("synthesis", lambda: _synthesise(folder, name, flow))
     step("place and route", lambda: _run(
-        router, flow.route_command(part, name=name, frequency=board.frequency), folder, f"{name}.nextpnr.log",
+        router, flow.route_command(part, name=name, frequency=board.frequency, algorithm=board.router), folder, f"{name}.nextpnr.log",
         progress=progress, too_large=f"configuration {config.name} is too large for {part.name} on {name}"))
     step("packing the bitstream", lambda: _run(packer, flow.pack_command(name), folder, f"{name}.pack.log"))
     report = _report(board, part, flow, config, folder, seconds, {"yosys": f"pyosys {yosys_version()}",
@@ -93,8 +93,8 @@ def _synthesise(folder, name, flow):
         work = Path(work)
         shutil.copy(folder / f"{name}.v", work / "design.v")
         try:
-            run_script(["read_verilog design.v", *flow.prepare,
-                        f"{flow.synthesis} -top {_top(name)} -json design.json"], folder=work)
+            run_script([*flow.synthesis_script(verilog="design.v", top=_top(name)), "write_json design.json"],
+                       folder=work)
         except YosysError as error:
             raise ToolError(f"Yosys: {error}; its log is {folder / f'{name}.yosys.log'}") from None
         finally:

@@ -12,7 +12,7 @@ SEED = 1
 class Flow:
     """How one family is built; ``name`` below stands for the build's name, which all files have.
 
-    synthesis : str           Yosys' command, to which ``-top`` and ``-json`` are added
+    synthesis : str           Yosys' command, to which ``-top`` is added
     router, packer : str      programs of ``tools.TOOLS``
     constraints : str         suffix of the constraints' file that the platform writes
     constrain : str           option of the router that takes it; "" where it goes another way
@@ -21,7 +21,7 @@ class Flow:
     bitstream : str           suffix of the bitstream
     cells : dict              figure -> the cells of nextpnr's utilisation that make it up, each as often as it takes
                               places of the first one
-    prepare : tuple           Yosys' commands between reading the Verilog and ``synthesis``
+    prepare, finish : tuple   Yosys' commands between reading the Verilog and ``synthesis``, and behind it
     placer : str              nextpnr's, by name
     """
 
@@ -35,13 +35,19 @@ class Flow:
     bitstream: str
     cells: dict[str, tuple[str, ...]]
     prepare: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()
     placer: str = "heap"
 
-    def route_command(self, part, *, name, frequency):
-        """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own."""
+    def synthesis_script(self, *, verilog, top):
+        """Yosys' commands from the file ``verilog`` to the netlist of ``top``."""
+        return [f"read_verilog {verilog}", *self.prepare, f"{self.synthesis} -top {top}", *self.finish]
+
+    def route_command(self, part, *, name, frequency, algorithm):
+        """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own, ``algorithm``
+        as ``Board.router``."""
         return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
                 self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
-                "--placer", self.placer, "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
+                "--placer", self.placer, "--router", algorithm, "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
 
     def pack_command(self, name):
         """Arguments of the packer."""
@@ -56,6 +62,9 @@ FLOWS = {
     "ecp5": Flow(
         # The electrostatic placer gives the flagship 24 % less wire than the analytical one, in two thirds of the time.
         placer="static",
+        # Rows of an array keep their own registers of what all have in common: one for all would be far from most.
+        prepare=("setattr -mod -set keep_hierarchy 1 *array.row_*",),
+        finish=("setattr -mod -unset keep_hierarchy *array.row_*", "flatten", "opt_clean -purge"),
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
         cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),

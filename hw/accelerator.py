@@ -76,7 +76,11 @@ class Accelerator(wiring.Component):
         m.submodules.csr = csr = CsrBank(constants=self._constants())
         m.submodules.counters = counters = Counters()
         m.submodules.sequencer = sequencer = Sequencer(width=config.bus_width)
-        reset = ResetInserter(sequencer.abort)
+        # Of the units, and of the read port: a cycle late at both ends, since it goes everywhere; no program begins so
+        # soon.
+        abort = Signal()
+        m.d.sync += abort.eq(sequencer.abort)
+        reset = ResetInserter(abort)
         engine = MatmulEngine(
             formats=config.formats, rows=config.rows, fp16_rows=config.fp16_rows, lanes=config.lanes,
             width=config.bus_width, accumulate_lanes=config.accumulate_lanes, activation_depth=config.activation_depth,
@@ -119,9 +123,6 @@ class Accelerator(wiring.Component):
         wiring.connect(m, engine.weights, prefetch.weights)
         self._build_bus(m, read_port.axi, store.axi)
         self._build_registers(m, csr, sequencer, read_port, store)
-        # A cycle late at both ends: the requestors are in reset by then, and no program begins so soon.
-        abort = Signal()
-        m.d.sync += abort.eq(sequencer.abort)
         m.d.comb += [
             sequencer.bus_idle.eq(read_port.idle & store.idle),
             read_port.abort.eq(abort), store.abort.eq(sequencer.abort),

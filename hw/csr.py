@@ -40,7 +40,7 @@ class CsrBank(wiring.Component):
 
     One member a field, named ``register_field``: RW and WO fields are outputs, RO fields inputs, W1 fields one-cycle
     pulses. A write takes its address and data together; an access to no register answers SLVERR and does nothing.
-    Latency: one cycle to the response; one access of each direction at a time.
+    Latency: one cycle to a write's response, two to a read's; one access of each direction at a time.
 
     Parameters
     ----------
@@ -87,13 +87,14 @@ class CsrBank(wiring.Component):
 
     def _build_read(self, m):
         bus = self.bus
-        take = Signal()
-        m.d.comb += [take.eq(bus.arvalid & (~bus.rvalid | bus.rready)), bus.arready.eq(take)]
+        taken, address = Signal(), Signal.like(bus.araddr[2:], reset_less=True)
+        m.d.comb += bus.arready.eq(~taken & ~bus.rvalid)
+        m.d.sync += [taken.eq(bus.arvalid & bus.arready), address.eq(bus.araddr[2:])]
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(take):
+        with m.If(taken):
             m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLVERR)]
-            with m.Switch(bus.araddr[2:]):
+            with m.Switch(address):
                 for register in self._registers.values():
                     with m.Case(register.offset >> 2):
                         m.d.sync += [bus.rdata.eq(self._read_value(register)), bus.rresp.eq(OKAY)]

@@ -1,6 +1,6 @@
 """A board's top level: pads, clock and reset around ``BoardTop`` or ``DirectTop``."""
 
-from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Module
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Instance, Module
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
@@ -57,10 +57,16 @@ class BoardPins(Elaboratable):
         if pad is None:
             m.submodules.clock_pad = clock_pad = io.Buffer("i", pin)
             m.d.comb += pll.i.eq(clock_pad.i)
-        m.domains.sync = ClockDomain()
         m.domains.sdram = ClockDomain(reset_less=True)
-        m.d.comb += [ClockSignal().eq(pll.o), ClockSignal("sdram").eq(pll.late)]
-        m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
+        m.d.comb += ClockSignal("sdram").eq(pll.late)
+        if self._family == "ecp5":
+            # The clock begins once the PLL is stable: a reset's way through the whole part would be the longest.
+            m.domains.sync = ClockDomain(reset_less=True)
+            m.submodules.gate = Instance("DCCA", i_CLKI=pll.o, i_CE=pll.locked, o_CLKO=ClockSignal())
+        else:
+            m.domains.sync = ClockDomain()
+            m.d.comb += ClockSignal().eq(pll.o)
+            m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
 
     def _build_sdram(self, m, pads, pins):
         m.submodules.sdram_clk_pad = clock = io.DDRBuffer("o", pads.clk, o_domain="sdram")

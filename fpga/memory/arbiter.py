@@ -55,17 +55,21 @@ class AxiArbiter(wiring.Component):
         self._route_data(m, data_owners)
         return m
 
-    def _route_data(self, m, owners):
-        """Write data from the owner of the burst in work. It stands in registers, a bit for each initiator, since much
-        hangs on WREADY."""
-        axi = self.write
-        owner, owns = Signal.like(owners.r_data, reset_less=True), Signal(self._initiators)
-        m.d.comb += [
-            axi.wvalid.eq((Cat(port.wvalid for port in self.writes) & owns).any()),
-            owners.r_en.eq(~owns.any() | (axi.wvalid & axi.wready & axi.wlast)),
-        ]
+    def _front(self, m, name, owners, ends):
+        """Owner of the burst in work, as a number and as a bit for each initiator, all zero while there is none:
+        registers, since much hangs on valid and ready."""
+        owner = Signal.like(owners.r_data, reset_less=True, name=f"{name}_owner")
+        owns = Signal(self._initiators, name=f"{name}_owns")
+        m.d.comb += owners.r_en.eq(~owns.any() | ends)
         with m.If(owners.r_en):
             m.d.sync += [owner.eq(owners.r_data), owns.eq(Mux(owners.r_rdy, 1 << owners.r_data, 0))]
+        return owner, owns
+
+    def _route_data(self, m, owners):
+        """Write data from the owner at the front of ``owners``."""
+        axi = self.write
+        owner, owns = self._front(m, "w", owners, axi.wvalid & axi.wready & axi.wlast)
+        m.d.comb += axi.wvalid.eq((Cat(port.wvalid for port in self.writes) & owns).any())
         for name in ("wdata", "wstrb", "wlast"):
             m.d.comb += getattr(axi, name).eq(Array(getattr(port, name) for port in self.writes)[owner])
         for i, port in enumerate(self.writes):
@@ -107,11 +111,8 @@ class AxiArbiter(wiring.Component):
     def _route(self, m, name, ports, axi, owners, payload, last):
         """Responses to the owner at the front of ``owners``."""
         valid, ready = f"{name}valid", f"{name}ready"
-        arrives = getattr(axi, valid) & owners.r_rdy
-        m.d.comb += [
-            getattr(axi, ready).eq(Array(getattr(port, ready) for port in ports)[owners.r_data] & owners.r_rdy),
-            owners.r_en.eq(getattr(axi, valid) & getattr(axi, ready) & last),
-        ]
+        _, owns = self._front(m, name, owners, getattr(axi, valid) & getattr(axi, ready) & last)
+        m.d.comb += getattr(axi, ready).eq((Cat(getattr(port, ready) for port in ports) & owns).any())
         for i, port in enumerate(ports):
-            m.d.comb += getattr(port, valid).eq(arrives & (owners.r_data == i))
+            m.d.comb += getattr(port, valid).eq(getattr(axi, valid) & owns[i])
             m.d.comb += [getattr(port, field).eq(getattr(axi, field)) for field in payload]

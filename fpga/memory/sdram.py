@@ -135,12 +135,17 @@ class SdramController(wiring.Component):
         m.d.comb += [
             stored.eq(axi.wvalid & axi.wready), splitter.arrived.eq(stored & axi.wlast),
             buffer.write.eq(stored), buffer.reserve.eq(stored), buffer.data.eq(Cat(axi.wdata, axi.wstrb)),
-            columns.beat.payload.eq(buffer.front), columns.beat.valid.eq(buffer.valid),
-            buffer.take.eq(columns.beat.ready),
+            buffer.take.eq(buffer.valid & ~columns.beat.valid),
             responses.w_en.eq(columns.written), responses.w_data.eq(columns.written_error),
             axi.bvalid.eq(responses.r_rdy), axi.bresp.eq(responses.r_data.replicate(2)),
             responses.r_en.eq(axi.bready),
         ]
+        # The beat to come, in a register of its own, as the buffer is far from what decides on a WRITE. A beat takes
+        # two cycles at least.
+        with m.If(columns.beat.ready):
+            m.d.sync += columns.beat.valid.eq(0)
+        with m.If(buffer.take):
+            m.d.sync += [columns.beat.valid.eq(1), columns.beat.payload.eq(buffer.front)]
         # Room for four: up to two more are taken before ``room`` shows it.
         m.d.sync += axi.wready.eq(buffer.room[2:] != 0)
 

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .products import PRODUCT_DELAY, Multiples, WeightPair, logic_products, multiples, pack_weights, packed_products
-from .sums import any_of, held_sum, shown_sum, step_sums, sum_control
+from .sums import any_of, delayed, held_sum, shown_sum, step_sums, sum_control
 
 __all__ = ["SUM_WIDTH", "PeRow", "ActivationSums", "PeArray"]
 
@@ -19,9 +19,9 @@ ROW_SUM_WIDTH = 13
 class PeRow(wiring.Component):
     """The PEs of one row: products, block sums, holding registers.
 
-    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``add`` and
-    ``last`` accordingly. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so
-    that rows and columns are joined by OR.
+    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``valid`` and
+    ``last`` by a cycle less. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected,
+    so that rows and columns are joined by OR.
 
     Parameters
     ----------
@@ -32,9 +32,8 @@ class PeRow(wiring.Component):
     -------
     activation : In(Multiples)    operand of all lanes
     weights : In                  [lanes / 2] WeightPair, as plain bits
-    add : In(1)                   add the products
-    last : In(1)                  with ``add``: hand the sum over to the holding register
-    clear : In(1)                 the next product starts a block; goes with ``last``, and after reset
+    valid : In(1)                 add the products
+    last : In(1)                  with ``valid``: hand the sum over to the holding register
     select : In(lanes)            held sums to show
     sums : Out(20 * lanes)        signed
     """
@@ -47,7 +46,7 @@ class PeRow(wiring.Component):
         self._lanes, self._dsp_pairs = lanes, dsp_pairs
         super().__init__({
             "activation": In(Multiples), "weights": In(WeightPair.size * lanes // 2),
-            "add": In(1), "last": In(1), "clear": In(1), "select": In(lanes), "sums": Out(SUM_WIDTH * lanes),
+            "valid": In(1), "last": In(1), "select": In(lanes), "sums": Out(SUM_WIDTH * lanes),
         })
 
     def elaborate(self, platform):
@@ -57,9 +56,9 @@ class PeRow(wiring.Component):
             build = packed_products if pair < self._dsp_pairs else logic_products
             weights = data.View(WeightPair, self.weights.word_select(pair, WeightPair.size))
             products += build(m, self.activation, weights)
+        add, last, clear = sum_control(m, valid=self.valid, last=self.last)
         for lane, product in enumerate(products):
-            total, accumulator, held = held_sum(
-                m, signed(SUM_WIDTH), add=self.add, last=self.last, clear=self.clear, name=lane)
+            total, accumulator, held = held_sum(m, signed(SUM_WIDTH), add=add, last=last, clear=clear, name=lane)
             shown = shown_sum(m, held, select=self.select[lane], name=lane)
             m.d.comb += [total.eq(accumulator + product), self.sums.word_select(lane, SUM_WIDTH).eq(shown)]
         return m
@@ -77,7 +76,7 @@ class ActivationSums(wiring.Component):
     Members
     -------
     activations : In(8 * rows)          INT8 operands, as the PEs have them
-    add, last, clear : In(1)            as in ``PeRow``
+    valid, last : In(1)                 as in ``PeRow``
     select : In(rows)                   held sum to show; none: zero
     sum : Out(signed(13))
     """
@@ -85,7 +84,7 @@ class ActivationSums(wiring.Component):
     def __init__(self, *, rows):
         self._rows = rows
         super().__init__({
-            "activations": In(8 * rows), "add": In(1), "last": In(1), "clear": In(1), "select": In(rows),
+            "activations": In(8 * rows), "valid": In(1), "last": In(1), "select": In(rows),
             "sum": Out(signed(ROW_SUM_WIDTH)),
         })
 
@@ -96,10 +95,10 @@ class ActivationSums(wiring.Component):
             later = Signal.like(operands, name=f"operands_{stage}", reset_less=True)
             m.d.sync += later.eq(operands)
             operands = later
+        add, last, clear = sum_control(m, valid=self.valid, last=self.last)
         parts = []
         for i in range(self._rows):
-            total, accumulator, held = held_sum(
-                m, signed(ROW_SUM_WIDTH), add=self.add, last=self.last, clear=self.clear, name=i)
+            total, accumulator, held = held_sum(m, signed(ROW_SUM_WIDTH), add=add, last=last, clear=clear, name=i)
             m.d.comb += total.eq(accumulator + operands.word_select(i, 8).as_signed())
             parts.append(Mux(self.select[i], held, 0))
         shown = Signal(signed(ROW_SUM_WIDTH), reset_less=True)
@@ -155,7 +154,7 @@ class PeArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        add, last, clear = sum_control(m, valid=self.valid, last=self.last, product_delay=PRODUCT_DELAY)
+        valid, last = delayed(m, valid=self.valid, last=self.last, product_delay=PRODUCT_DELAY)
         # Stage 1: operands; what all rows or all lanes share is computed here.
         weights = Signal(WeightPair.size * self._lanes // 2, reset_less=True)
         for pair in range(self._lanes // 2):
@@ -172,15 +171,15 @@ class PeArray(wiring.Component):
             m.d.sync += activation.eq(multiples(self.activations.word_select(i, 8).as_signed()))
             m.d.comb += [
                 row.activation.eq(activation), row.weights.eq(weights),
-                row.add.eq(add), row.last.eq(last), row.clear.eq(clear),
+                row.valid.eq(valid), row.last.eq(last),
             ]
         step, beside = self.step, []
         if self._minimum:
             m.submodules.activation_sums = sums = ActivationSums(rows=self._rows)
             select = Signal(self._rows, reset_less=True)
             m.d.sync += select.eq(Mux(self.step & self.step_minimum, 1 << self.step_row, 0))
-            m.d.comb += [sums.activations.eq(Cat(operands)), sums.add.eq(add), sums.last.eq(last),
-                         sums.clear.eq(clear), sums.select.eq(select)]
+            m.d.comb += [sums.activations.eq(Cat(operands)), sums.valid.eq(valid), sums.last.eq(last),
+                         sums.select.eq(select)]
             row_sum = Signal(signed(SUM_WIDTH))
             m.d.comb += row_sum.eq(sums.sum)
             step, beside = self.step & ~self.step_minimum, [row_sum]

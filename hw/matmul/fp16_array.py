@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..fp.normalise import FP16
-from .sums import held_sum, shown_sum, step_sums, sum_control
+from .sums import delayed, held_sum, shown_sum, step_sums, sum_control
 
 __all__ = ["Operand", "decode", "exact_sum", "Fp16Row", "Fp16Array"]
 
@@ -41,8 +41,8 @@ class Fp16Row(wiring.Component):
     A PE multiplies the significands (18 x 18 bits, one multiplier primitive), moves the product by ``high`` bytes of
     both operands and adds it, inverted for a negative one, in one carry chain.
 
-    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``add`` and
-    ``last`` accordingly. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so
+    Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``valid`` and
+    ``last`` by a cycle less. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so
     that rows and columns are joined by OR.
 
     Parameters
@@ -54,9 +54,8 @@ class Fp16Row(wiring.Component):
     -------
     activation : In(Operand)      operand of all lanes
     weights : In                  [lanes] Operand, as plain bits
-    add : In(1)                   add the products
-    last : In(1)                  with ``add``: hand the sum over to the holding register
-    clear : In(1)                 the next product starts a sum; goes with ``last``, and after reset
+    valid : In(1)                 add the products
+    last : In(1)                  with ``valid``: hand the sum over to the holding register
     select : In(lanes)            held sums to show
     sums : Out                    [lanes] exact_sum(depth), as plain bits
     """
@@ -69,17 +68,17 @@ class Fp16Row(wiring.Component):
         self._lanes, self._layout = lanes, exact_sum(depth)
         super().__init__({
             "activation": In(Operand), "weights": In(Operand.size * lanes),
-            "add": In(1), "last": In(1), "clear": In(1), "select": In(lanes),
+            "valid": In(1), "last": In(1), "select": In(lanes),
             "sums": Out(self._layout.size * lanes),
         })
 
     def elaborate(self, platform):
         m = Module()
         layout = self._layout
+        add, last, clear = sum_control(m, valid=self.valid, last=self.last)
         for lane in range(self._lanes):
             term = self._build_product(m, data.View(Operand, self.weights.word_select(lane, Operand.size)))
-            total, accumulator, held = held_sum(
-                m, layout, add=self.add, last=self.last, clear=self.clear, name=lane)
+            total, accumulator, held = held_sum(m, layout, add=add, last=last, clear=clear, name=lane)
             shown = shown_sum(m, held, select=self.select[lane], name=lane)
             width = layout["value"].width
             extended = Cat(term.value, term.sign.replicate(width - PRODUCT_BITS))
@@ -167,7 +166,7 @@ class Fp16Array(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        add, last, clear = sum_control(m, valid=self.valid, last=self.last, product_delay=Fp16Row.PRODUCT_DELAY)
+        valid, last = delayed(m, valid=self.valid, last=self.last, product_delay=Fp16Row.PRODUCT_DELAY)
         # Stage 1: operands, decoded once for all rows or all lanes.
         weights = Signal(Operand.size * self._lanes, reset_less=True)
         for lane in range(self._lanes):
@@ -180,7 +179,7 @@ class Fp16Array(wiring.Component):
             m.d.sync += activation.eq(decode(self.activations.word_select(i, 16)))
             m.d.comb += [
                 row.activation.eq(activation), row.weights.eq(weights),
-                row.add.eq(add), row.last.eq(last), row.clear.eq(clear),
+                row.valid.eq(valid), row.last.eq(last),
             ]
         step_sums(m, rows, self.sums, step=self.step, step_row=self.step_row, step_column=self.step_column,
                   outputs=self._outputs)

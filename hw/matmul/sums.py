@@ -2,19 +2,23 @@
 
 from amaranth.hdl import Signal
 
-__all__ = ["sum_control", "held_sum", "shown_sum", "step_sums", "any_of"]
+__all__ = ["delayed", "sum_control", "held_sum", "shown_sum", "step_sums", "any_of"]
 
 
-def sum_control(m, *, valid, last, product_delay):
-    """Delay ``valid`` and ``last`` of a beat as its data is: by the operand register and ``product_delay`` cycles.
-
-    Returns (add, last, clear) as ``held_sum`` takes them.
-    """
+def delayed(m, *, valid, last, product_delay):
+    """``valid`` and ``last`` of a beat ``product_delay`` cycles later, ``last`` with ``valid`` only. Its products are
+    there a cycle later, by the operand register: that cycle is ``sum_control``'s."""
     last = valid & last
     for stage in range(product_delay):
         next_valid, next_last = Signal(name=f"valid_{stage}"), Signal(name=f"last_{stage}")
         m.d.sync += [next_valid.eq(valid), next_last.eq(last)]
         valid, last = next_valid, next_last
+    return valid, last
+
+
+def sum_control(m, *, valid, last):
+    """(add, last, clear) as ``held_sum`` takes them, a cycle after ``valid`` and ``last``: registers of each row, as
+    every bit of its sums hangs on them."""
     add, hand_over, clear = Signal(), Signal(), Signal(init=1)  # init: reset clears the sums, a cycle later
     m.d.sync += [add.eq(valid), hand_over.eq(last), clear.eq(last)]
     return add, hand_over, clear

@@ -15,8 +15,8 @@ class ScalarUnit(wiring.Component):
     """Sixteen registers of 32 bits (register 0 is zero) and one operation at a time.
 
     Shifts go one bit and products one bit of the second operand a cycle, up to its highest one: programs need a handful
-    for each token, and a barrel shifter or multiplier would cost more than it saves. Latency 4 cycles, up to 36 for
-    SHL, SHR and MUL; READ takes 6 and the memory's time.
+    for each token, and a barrel shifter or multiplier would cost more than it saves. Latency 5 cycles, up to 37 for
+    SHL, SHR and MUL; READ takes 7 and the memory's time.
 
     Members
     -------
@@ -57,7 +57,10 @@ class ScalarUnit(wiring.Component):
                     m.next = "RIGHT"
             with m.State("RIGHT"):
                 m.d.comb += read.addr.eq(command.rt)
-                m.d.sync += [right.eq(read.data + command.immediate), result.eq(0)]
+                m.d.sync += [right.eq(read.data), result.eq(0)]
+                m.next = "IMMEDIATE"
+            with m.State("IMMEDIATE"):
+                m.d.sync += right.eq(right + command.immediate)
                 m.next = "OPERATE"
             with m.State("OPERATE"):
                 m.next = "WRITE"

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -171,23 +171,24 @@ def test_array_sums_exactly(rows, lanes, outputs):
 
 def test_array_forgets_what_a_reset_interrupts():
     """The first cycle out of reset clears the sums, whatever stood in them."""
-    row = Fp16Row(lanes=1, depth=DEPTH)
+    row, reset = Fp16Row(lanes=1, depth=DEPTH), Signal()
 
     async def bench(ctx):
         ctx.set(row.activation.significand, 3)
         ctx.set(row.weights, 5)
-        ctx.set(row.add, 1)
+        ctx.set(row.valid, 1)
         await ctx.tick().repeat(9)
-        ctx.set(row.clear, 1)
+        ctx.set(reset, 1)
         await ctx.tick()
-        ctx.set(row.clear, 0)
+        ctx.set(reset, 0)
+        await ctx.tick()
         ctx.set(row.last, 1)
-        await ctx.tick()
+        await ctx.tick().repeat(2)
         ctx.set(row.select, 1)
         await ctx.tick()
         assert ctx.get(row.sums) == 15
 
-    simulate(row, bench)
+    simulate(ResetInserter(reset)(row), bench)
 
 
 @pytest.mark.parametrize(("make", "message"), [
