@@ -61,8 +61,9 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
     step("generating Verilog", lambda: _write_sources(board, config, folder, flow))
     step("synthesis", lambda: _synthesise(folder, name, flow))
     step("place and route", lambda: _run(
-        router, flow.route_command(part, name=name, frequency=board.frequency, algorithm=board.router), folder, f"{name}.nextpnr.log",
-        progress=progress, too_large=f"configuration {config.name} is too large for {part.name} on {name}"))
+        router, flow.route_command(part, name=name, frequency=board.frequency, algorithm=board.router), folder,
+        f"{name}.nextpnr.log", progress=progress,
+        too_large=f"configuration {config.name} is too large for {part.name} on {name}"))
     step("packing the bitstream", lambda: _run(packer, flow.pack_command(name), folder, f"{name}.pack.log"))
     report = _report(board, part, flow, config, folder, seconds, {"yosys": f"pyosys {yosys_version()}",
                                                                  flow.router: router.version,

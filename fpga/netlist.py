@@ -45,8 +45,7 @@ def _synthesise(verilog, flow, *, top, name):
         folder = Path(folder)
         (folder / "design.v").write_text(Path(verilog).read_text())
         # One wire a net: in vectors a simulator sees loops that there are not, as a carry chain's through its own bits.
-        run_script(["read_verilog design.v", *flow.prepare, f"{flow.synthesis} -top {top}", "splitnets",
-                    "delete t:$scopeinfo", f"rename {top} {name or top}", "write_verilog -noattr netlist.v"],
+        run_script([*flow.synthesis_script(verilog="design.v", top=top), "splitnets", "delete t:$scopeinfo", f"rename {top} {name or top}", "write_verilog -noattr netlist.v"],
                    folder=folder)
         return (folder / "netlist.v").read_text()
 

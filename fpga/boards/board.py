@@ -49,6 +49,7 @@ class Board:
     memory : SdramMemory, BlockRamMemory or SinglePortMemory
     loader : str                 the board as openFPGALoader calls it
     baud : int                   UART, bits a second
+    router : str                 nextpnr's router: router2 where the first one does not come to an end
     flash_only : bool            as it is delivered, the part can only be loaded from the board's flash
     """
 
@@ -61,6 +62,7 @@ class Board:
     memory: SdramMemory | BlockRamMemory | SinglePortMemory
     loader: str
     baud: int = BAUD
+    router: str = "router1"
     flash_only: bool = False
 
     def load_configuration(self):

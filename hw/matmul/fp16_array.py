@@ -42,8 +42,8 @@ class Fp16Row(wiring.Component):
     both operands and adds it, inverted for a negative one, in one carry chain.
 
     Latency: products are added ``PRODUCT_DELAY`` cycles after their operands came; the caller delays ``valid`` and
-    ``last`` by a cycle less. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected, so
-    that rows and columns are joined by OR.
+    ``last`` by a cycle less. A held sum is in ``sums`` the cycle after its ``select``; it is zero where not selected,
+    so that rows and columns are joined by OR.
 
     Parameters
     ----------
