@@ -63,13 +63,13 @@ class OperandBuffer(wiring.Component):
         o = Signal(32 * self._lanes, reset_less=True)
         m.d.comb += [
             stream.eq(self.kind == Operand.STREAM),
-            constant.eq(self.start & ~stream & (self.kind != Operand.ROW)),
             write.en.eq(self.write | constant),
             write.data.eq(self.data),
             self.released.eq(self.take & (self.row_end | (phase == phases - 1))),
             next_phase.eq(Mux(self.released, 0, phase + self.take)),
             self.o.eq(o),
         ]
+        m.d.sync += constant.eq(self.start & ~stream & (self.kind != Operand.ROW))   # long before the first slot
         with m.If(constant):
             m.d.comb += write.data[:32].eq(Mux(self.kind == Operand.IMMEDIATE, self.immediate, self._neutral))
         with m.If(write.en):
