@@ -63,8 +63,8 @@ FLOWS = {
         # The electrostatic placer gives the flagship 24 % less wire than the analytical one, in two thirds of the time.
         placer="static",
         # Rows of an array keep their own registers of what all have in common: one for all would be far from most.
-        prepare=("setattr -mod -set keep_hierarchy 1 *array.row_*",),
-        finish=("setattr -mod -unset keep_hierarchy *array.row_*", "flatten", "opt_clean -purge"),
+        prepare=("setattr -mod -set keep_hierarchy 1 *_array_row_*",),
+        finish=("setattr -mod -unset keep_hierarchy *_array_row_*", "flatten", "opt_clean -purge"),
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",
         cells={"lut": ("TRELLIS_COMB",), "ff": ("TRELLIS_FF",), "dsp": ("MULT18X18D",), "bram": ("DP16KD",)}),

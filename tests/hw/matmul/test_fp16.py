@@ -181,7 +181,6 @@ def test_array_forgets_what_a_reset_interrupts():
         ctx.set(reset, 1)
         await ctx.tick()
         ctx.set(reset, 0)
-        await ctx.tick()
         ctx.set(row.last, 1)
         await ctx.tick().repeat(2)
         ctx.set(row.select, 1)
