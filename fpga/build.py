@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tilewright.gen.errors import ToolError, UserError
 from tilewright.gen.verilog import emit_rtlil
-from tilewright.gen.yosys import YosysError, run_script, yosys_version
+from tilewright.gen.yosys import YosysError, yosys_version
 
 from . import report as reporting
 from .estimate import check_fits
@@ -94,8 +94,7 @@ def _synthesise(folder, name, flow):
         work = Path(work)
         shutil.copy(folder / f"{name}.v", work / "design.v")
         try:
-            run_script([*flow.synthesis_script(verilog="design.v", top=_top(name)), "write_json design.json"],
-                       folder=work)
+            flow.synthesise(work, top=_top(name))
         except YosysError as error:
             raise ToolError(f"Yosys: {error}; its log is {folder / f'{name}.yosys.log'}") from None
         finally:

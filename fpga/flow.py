@@ -1,6 +1,12 @@
 """The steps behind the Verilog, for each family of parts: synthesis, place and route, packing."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from tilewright.gen.yosys import run_script
+
+from .multipliers import use_output_registers
 
 __all__ = ["Flow", "FLOWS", "SEED"]
 
@@ -22,6 +28,7 @@ class Flow:
     cells : dict              figure -> the cells of nextpnr's utilisation that make it up, each as often as it takes
                               places of the first one
     prepare, finish : tuple   Yosys' commands between reading the Verilog and ``synthesis``, and behind it
+    pack : function           changes the netlist's top module, as Yosys' JSON has it
     placer : str              nextpnr's, by name
     """
 
@@ -36,11 +43,17 @@ class Flow:
     cells: dict[str, tuple[str, ...]]
     prepare: tuple[str, ...] = ()
     finish: tuple[str, ...] = ()
+    pack: Callable = lambda module: None
     placer: str = "heap"
 
-    def synthesis_script(self, *, verilog, top):
-        """Yosys' commands from the file ``verilog`` to the netlist of ``top``."""
-        return [f"read_verilog {verilog}", *self.prepare, f"{self.synthesis} -top {top}", *self.finish]
+    def synthesise(self, folder, *, top):
+        """From ``design.v`` to the netlist ``design.json``, both in ``folder``. Raises YosysError."""
+        run_script(["read_verilog design.v", *self.prepare, f"{self.synthesis} -top {top}", *self.finish,
+                    "write_json design.json"], folder=folder)
+        path = folder / "design.json"
+        netlist = json.loads(path.read_text())
+        self.pack(netlist["modules"][top])
+        path.write_text(json.dumps(netlist))
 
     def route_command(self, part, *, name, frequency, algorithm):
         """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own, ``algorithm``
@@ -64,6 +77,7 @@ FLOWS = {
         placer="static",
         # Rows of an array keep their own registers of what all have in common: one for all would be far from most.
         prepare=("setattr -mod -set keep_hierarchy 1 *_array_row_*",),
+        pack=use_output_registers,
         finish=("setattr -mod -unset keep_hierarchy *_array_row_*", "flatten", "opt_clean -purge"),
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",

@@ -45,7 +45,8 @@ def _synthesise(verilog, flow, *, top, name):
         folder = Path(folder)
         (folder / "design.v").write_text(Path(verilog).read_text())
         # One wire a net: in vectors a simulator sees loops that there are not, as a carry chain's through its own bits.
-        run_script([*flow.synthesis_script(verilog="design.v", top=top), "splitnets", "delete t:$scopeinfo",
+        flow.synthesise(folder, top=top)
+        run_script(["read_json design.json", "splitnets", "delete t:$scopeinfo", "delete =A:blackbox",
                     f"rename {top} {name or top}", "write_verilog -noattr netlist.v"], folder=folder)
         return (folder / "netlist.v").read_text()
 
