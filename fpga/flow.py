@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tilewright.gen.yosys import run_script
 
-from .multipliers import use_output_registers
+from .multipliers import use_registers
 
 __all__ = ["Flow", "FLOWS", "SEED"]
 
@@ -77,7 +77,7 @@ FLOWS = {
         placer="static",
         # Rows of an array keep their own registers of what all have in common: one for all would be far from most.
         prepare=("setattr -mod -set keep_hierarchy 1 *_array_row_*",),
-        pack=use_output_registers,
+        pack=use_registers,
         finish=("setattr -mod -unset keep_hierarchy *_array_row_*", "flatten", "opt_clean -purge"),
         synthesis="synth_ecp5", router="nextpnr-ecp5", packer="ecppack", constraints="lpf",
         constrain=("--lpf", "{name}.lpf"), routed="config", write="--textcfg", bitstream="bit",

@@ -1,6 +1,9 @@
 """AXI4-Lite registers, built from the register map."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +12,7 @@ from .registers import CSR_ADDRESS_WIDTH, REGISTER_MAP, Access
 __all__ = ["AxiLite", "CsrBank"]
 
 OKAY, SLVERR = 0b00, 0b10
+READ_TOGETHER = 8   # registers
 
 
 class AxiLite(wiring.Signature):
@@ -40,7 +44,7 @@ class CsrBank(wiring.Component):
 
     One member a field, named ``register_field``: RW and WO fields are outputs, RO fields inputs, W1 fields one-cycle
     pulses. A write takes its address and data together; an access to no register answers SLVERR and does nothing.
-    Latency: one cycle to a write's response, two to a read's; one access of each direction at a time.
+    Latency: one cycle to a write's response, three to a read's; one access of each direction at a time.
 
     Parameters
     ----------
@@ -87,17 +91,25 @@ class CsrBank(wiring.Component):
 
     def _build_read(self, m):
         bus = self.bus
-        taken, address = Signal(), Signal.like(bus.araddr[2:], reset_less=True)
-        m.d.comb += bus.arready.eq(~taken & ~bus.rvalid)
-        m.d.sync += [taken.eq(bus.arvalid & bus.arready), address.eq(bus.araddr[2:])]
+        taken, chosen, address = Signal(), Signal(), Signal.like(bus.araddr[2:], reset_less=True)
+        m.d.comb += bus.arready.eq(~taken & ~chosen & ~bus.rvalid)
+        m.d.sync += [taken.eq(bus.arvalid & bus.arready), address.eq(bus.araddr[2:]), chosen.eq(taken)]
+        # What is read comes from everywhere: first out of each few registers, then out of all.
+        registers, parts, known = list(self._registers.values()), [], []
+        for first in range(0, len(registers), READ_TOGETHER):
+            part, hit = (Signal(width, name=f"read{first}_{name}") for width, name in ((32, "part"), (1, "hit")))
+            m.d.sync += [part.eq(0), hit.eq(0)]
+            with m.Switch(address):
+                for register in registers[first:first + READ_TOGETHER]:
+                    with m.Case(register.offset >> 2):
+                        m.d.sync += [part.eq(self._read_value(register)), hit.eq(1)]
+            parts.append(part)
+            known.append(hit)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(taken):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLVERR)]
-            with m.Switch(address):
-                for register in self._registers.values():
-                    with m.Case(register.offset >> 2):
-                        m.d.sync += [bus.rdata.eq(self._read_value(register)), bus.rresp.eq(OKAY)]
+        with m.If(chosen):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(reduce(or_, parts)),
+                         bus.rresp.eq(Mux(Cat(known).any(), OKAY, SLVERR))]
 
     def _read_value(self, register):
         value = Const(0, 32)

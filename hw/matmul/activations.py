@@ -26,7 +26,8 @@ class ActivationBuffer(wiring.Component):
     Latency: ``delay`` cycles from an index to its data, 1 where compact, 2 with one bank, else 3; ``code_delay`` cycles
     from a block to its code. Throughput: one index, one code and one write a cycle. Flow control: none.
 
-    An index must not be written while a command that reads it is in work: what is read then is undefined.
+    An index must not be written while a command that reads it is in work: what is read then is undefined. A write is
+    seen by reads that come two cycles later, where compact one.
 
     Parameters
     ----------
@@ -84,6 +85,10 @@ class ActivationBuffer(wiring.Component):
 
     def _build_data(self, m):
         port, shift = self.write, exact_log2(self._lanes)
+        # What is written goes far, to check and to store: a cycle for each, where there is room for the registers.
+        later = m.d.comb if self._compact else m.d.sync
+        address = Signal(range(self._depth // self._lanes), reset_less=True)
+        later += address.eq(port.index >> shift)
         words = []
         for lane in range(self._lanes):
             # no_rw_check: no index is written while it is read, see the class.
@@ -93,12 +98,17 @@ class ActivationBuffer(wiring.Component):
             even = odd = port.data.word_select(lane, 8)
             if self._fp16_rows:
                 even, odd = [Mux(port.half, port.data.word_select(2 * lane + i, 8), even) for i in range(2)]
+            pair = Signal(16, reset_less=True, name=f"pair_{lane}")
             m.d.comb += [
-                write.addr.eq(port.index >> shift),
-                write.data.eq(Cat(even, odd).replicate(-(-self._columns // 2))),
+                write.addr.eq(address), write.data.eq(pair.replicate(-(-self._columns // 2))),
                 read.addr.eq(self.index >> shift), read.en.eq(1),
             ]
-            m.d.comb += write.en.eq(Mux(port.valid & ~port.fault & port.mask[lane], self._columns_of_row(), 0))
+            enable = Signal(self._columns, name=f"enable_{lane}")
+            later += [
+                pair.eq(Cat(even, odd)),
+                enable.eq(Mux(port.valid & ~port.fault & port.mask[lane], self._columns_of_row(), 0)),
+            ]
+            m.d.comb += write.en.eq(enable)
             word = Signal(8 * self._columns, reset_less=True, name=f"word_{lane}")
             m.d.sync += word.eq(read.data)
             words.append(read.data if self._compact else word)
@@ -128,9 +138,12 @@ class ActivationBuffer(wiring.Component):
             shape=8, depth=self._depth // BLOCK * self._rows, init=[], attrs={"no_rw_check": 1})
         write, read = scales.write_port(), scales.read_port()
         code = Signal(8, reset_less=True)
+        address, value, enable = Signal.like(write.addr, reset_less=True), Signal(8, reset_less=True), Signal()
+        later = m.d.comb if self._compact else m.d.sync
+        later += [address.eq(Cat(port.scale_row[:bits], port.scale_block)), value.eq(port.scale_code),
+                  enable.eq(port.scale_valid & ~port.fault)]
         m.d.comb += [
-            write.addr.eq(Cat(port.scale_row[:bits], port.scale_block)), write.data.eq(port.scale_code),
-            write.en.eq(port.scale_valid & ~port.fault),
+            write.addr.eq(address), write.data.eq(value), write.en.eq(enable),
             read.addr.eq(Cat(self.scale_row[:bits], self.scale_block)), read.en.eq(1),
             self.code.eq(code),
         ]

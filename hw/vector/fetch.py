@@ -147,6 +147,7 @@ class OperandFetch(wiring.Component):
         # Where the walk stands: operands still to ask for in this group, group in the row, rows left.
         active, first_row, first_group, beginning = Signal(), Signal(), Signal(), Signal()
         pending, operand, last = Signal(4), Signal(2), Signal()  # the first of them, and whether it is the only one
+        stride, is_d = Signal(16), Signal()                      # of that operand
         group, rows = Signal(16), Signal(16)
         in_group, group_ends = Signal(16), Signal()   # the row's number in its row group; whether it is the last one
         held = Signal()                               # d stays: the row before was of the same row group
@@ -168,10 +169,11 @@ class OperandFetch(wiring.Component):
         # Operands of the group to come.
         upcoming = Mux(final, with_rows & again, streams & (again | first_row.replicate(4)))
         m.d.comb += following.eq(Mux(self.start, with_rows, Mux(last, upcoming, pending & (pending - 1))))
+        first = Signal(2)
+        m.d.comb += first.eq(Mux(following[0], 0, Mux(following[1], 1, Mux(following[2], 2, 3))))
         with m.If(advance | self.start):
             m.d.sync += [
-                pending.eq(following),
-                operand.eq(Mux(following[0], 0, Mux(following[1], 1, Mux(following[2], 2, 3)))),
+                pending.eq(following), operand.eq(first), stride.eq(self._stride(first)), is_d.eq(first == 3),
                 last.eq(following & (following - 1) == 0),
             ]
         with m.If(advance):
@@ -192,7 +194,7 @@ class OperandFetch(wiring.Component):
                 in_group.eq(0), final.eq(single),
             ]
 
-        step = Mux(first_group, Mux(held & (operand == 3), 0, self._stride(operand)), group)
+        step = Mux(first_group, Mux(held & is_d, 0, stride), group)
         address = self._address(m, operand, first_row & first_group, first_group, step, advance)
         self._request(m, advance, address, waiting)
         self._answers(m, advance, operand, last)

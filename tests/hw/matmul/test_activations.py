@@ -20,7 +20,7 @@ def simulate(dut, bench):
 @pytest.mark.parametrize(("rows", "depth", "lanes"), [(1, 32, 1), (2, 64, 2), (4, 64, 8), (16, 64, 4)])
 def test_random_writes_and_reads(rows, depth, lanes):
     """Data and codes come ``delay`` and ``code_delay`` cycles after their address, a read every cycle beside a write
-    every other."""
+    every other, which is stored a cycle later."""
     rng = np.random.default_rng(SEED)
     print("seed", SEED)
     dut = ActivationBuffer(rows=rows, depth=depth, lanes=lanes)
@@ -28,15 +28,16 @@ def test_random_writes_and_reads(rows, depth, lanes):
 
     async def bench(ctx):
         port, reads = dut.write, []
+        stored, code_stored = 0, None    # index, and row and block, of the write before
+        late = []                        # what it writes
         for cycle in range(1500):
             row, block = int(rng.integers(rows)), int(rng.integers(depth // 32))
             index, mask = int(rng.integers(depth // lanes)) * lanes, int(rng.integers(1 << lanes))
             values, code = rng.integers(0, 256, lanes).astype(np.uint8), int(rng.integers(152))
             valid, scale_valid = (bool(rng.integers(2)) for _ in range(2))
-            # What is read here was not written in this cycle: that would be undefined.
-            read_index = (index + lanes + int(rng.integers(depth - lanes))) % depth
+            # What is read while it is stored would be undefined.
+            read_index = (stored + lanes + int(rng.integers(depth - lanes))) % depth
             read_row, read_block = int(rng.integers(rows)), int(rng.integers(depth // 32))
-            scale_valid &= (read_row, read_block) != (row, block)
             for signal, value in ((port.valid, valid), (port.row, row), (port.index, index), (port.mask, mask),
                                   (port.data, int.from_bytes(values.tobytes(), "little")),
                                   (port.scale_valid, scale_valid), (port.scale_row, row), (port.scale_block, block),
@@ -44,18 +45,18 @@ def test_random_writes_and_reads(rows, depth, lanes):
                                   (dut.scale_block, read_block)):
                 ctx.set(signal, value)
             assert not ctx.get(port.fault)
-            reads.append((int.from_bytes(data[read_index].tobytes(), "little"), int(codes[read_block, read_row])))
+            reads.append((int.from_bytes(data[read_index].tobytes(), "little"),
+                          None if code_stored == (read_row, read_block) else int(codes[read_block, read_row])))
             if cycle >= dut.delay:
                 assert ctx.get(dut.data) == reads[cycle - dut.delay][0]
-            if cycle >= dut.code_delay:
+            if cycle >= dut.code_delay and reads[cycle - dut.code_delay][1] is not None:
                 assert ctx.get(dut.code) == reads[cycle - dut.code_delay][1]
             await ctx.tick()
-            if valid:
-                for i in range(lanes):
-                    if mask >> i & 1:
-                        data[index + i, row] = values[i]
-            if scale_valid:
-                codes[block, row] = code
+            for array, at, value in late:
+                array[at] = value
+            late = [(data, (index + i, row), values[i]) for i in range(lanes) if valid and mask >> i & 1]
+            late += [(codes, (block, row), code)] if scale_valid else []
+            stored, code_stored = index, (row, block) if scale_valid else None
 
     simulate(dut, bench)
 
@@ -89,6 +90,7 @@ def test_fp16_rows_are_two_columns(rows, fp16_rows):
                     else:
                         expected[index + i, row] = values[i]
         ctx.set(port.valid, 0)
+        await ctx.tick()
         for index in range(depth):
             ctx.set(dut.index, index)
             await ctx.tick().repeat(dut.delay)
