@@ -4,7 +4,7 @@
 // Sources: Yosys' own mapping (techlibs/lattice/brams_map_16kd.v, dsp_map_18x18.v) for pins, byte enables, the places of
 // narrow ports' bits and the form of INITVAL; it follows Lattice FPGA-TN-02204, ECP5 and ECP5-5G Memory Usage Guide, by
 // which what is read while it is written is unknown. The multiplier's registers are those of FPGA-TN-02205, sysDSP Usage
-// Guide; synthesis uses none of them, and nothing here has tested them.
+// Guide; that of the pipeline is not used by anything here.
 
 `default_nettype none
 

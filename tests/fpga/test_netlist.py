@@ -164,6 +164,9 @@ def test_cells(tmp_path):
     code, text, cells = compare(Cells, tmp_path, cycles=100_000)
     assert code == 0 and "99999 cycles equal" in text, text
     assert cells["DP16KD"] == 12 and cells["MULT18X18D"] == 7
+    netlist = (tmp_path / "netlist.sv").read_text()
+    # The operands of 24 bits are spread over four cells.
+    assert netlist.count('.REG_INPUTA_CLK("CLK0")') == 7 and netlist.count('.REG_OUTPUT_CLK("CLK0")') == 3
 
 
 @pytest.mark.slow
