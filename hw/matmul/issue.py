@@ -127,6 +127,7 @@ class MatmulIssue(wiring.Component):
 
     def _check(self, m, progress, bad, switch, settled, code):
         """State "check": refuse a faulty command, wait until its format can be switched to."""
+        m.d.sync += progress.check()
         with m.If(bad):
             m.d.sync += code.eq(ErrorCode.BAD_FIELD)
             m.next = "fault"
@@ -139,7 +140,7 @@ class MatmulIssue(wiring.Component):
     def _start_group(self, m, progress, start_group, no_scales_due, code):
         """State "group": a row group's beats can start, unless scales before it are not taken yet: one taken with the
         wrong ``keep`` would stay stored."""
-        with m.If((progress.activation + progress.command.k)[:19] > self._depth):
+        with m.If(progress.beyond):
             m.d.sync += code.eq(ErrorCode.ACTIVATION_RANGE)
             m.next = "fault"
         with m.Elif(~progress.more_rows | no_scales_due):

@@ -33,6 +33,7 @@ class Progress:
     next_more_rows            ``more_rows`` of it
     several                   tiles have more than one row group
     one_beat                  k is 1
+    beyond                    the row group's activations reach beyond the buffer; known two cycles after ``start``
     turns                     the prefetch buffer turns by itself: k is 32 at least, and a tile's last block, whose
                               scale has to be taken meanwhile, has more than one beat and no minimum
     tile_beats                beats of a tile in the prefetch buffer
@@ -59,6 +60,8 @@ class Progress:
         self.several = Signal()
         self.turns = Signal()
         self.one_beat = Signal()
+        self.beyond = Signal()
+        self._fits = Signal()           # of the row group that follows: not ``beyond``
         self.tile_beats = Signal(17, reset_less=True)
         self.at_once = Signal()
         self._next_rows = Signal(16, reset_less=True)
@@ -83,7 +86,7 @@ class Progress:
 
     def build(self, m):
         """What is derived from the registers."""
-        command, fits = self.command, Signal()
+        command, fits = self.command, self._fits
         m.d.comb += [
             self.next_more_rows.eq(self._above(self._next_rows, self._rows, self._fp16_rows)),
         ]
@@ -117,10 +120,15 @@ class Progress:
             self.rows_left.eq(payload.rows), self.activation.eq(payload.activation), self.base.eq(payload.dest),
         ]
 
+    def check(self):
+        """Whether the first row group is ``beyond``; the cycle after ``start``."""
+        return self.beyond.eq((self.activation + self.command.k)[:19] > self._depth)
+
     def next_group(self):
         """To the next row group, of this tile or the next one."""
         return [self.rows_left.eq(self._next_rows), self.more_rows.eq(self.next_more_rows),
-                self.activation.eq(self.next_activation), self.base.eq(self._next_base)]
+                self.activation.eq(self.next_activation), self.base.eq(self._next_base),
+                self.beyond.eq(~self._fits)]
 
     def next_tile(self):
         """To the next tile; beside ``next_group``."""

@@ -116,18 +116,19 @@ class ReadPort(wiring.Component):
                              size.eq(Array(entry.size for entry in self.regions)[region])]
                 page, size_page = offset[PAGE_LOG:], size[PAGE_LOG:]
                 end = Signal(PAGE_LOG + 1)
-                before, same, address = Signal(), Signal(), Signal(self._address_width)
+                before, same = Signal(), Signal()
+                start, address = Signal(self._address_width), Signal(self._address_width)
                 rest, known = Signal(PAGE_LOG), region < REGIONS
                 m.d.sync += [
                     before.eq((page < size_page) & known), same.eq((page == size_page) & known),
                     end.eq(offset[:PAGE_LOG] + (beats << beat_log)), rest.eq(size[:PAGE_LOG]),
-                    address.eq(base + offset),
+                    start.eq(base),
                 ]
                 m.next = "COMPARE"
                 with m.If(gone):
                     m.next = "CHOOSE"
             with m.State("COMPARE"):
-                m.d.sync += inside.eq(before | (same & (end <= rest)))
+                m.d.sync += [inside.eq(before | (same & (end <= rest))), address.eq(start + offset)]
                 m.next = "ANSWER"
                 with m.If(gone):
                     m.next = "CHOOSE"
