@@ -23,8 +23,9 @@ from .tools import find_tool
 
 __all__ = ["build"]
 
-_STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main": "placing", "Running Static": "placing",
-           "Running simulated": "refining the placement", "Routing": "routing"}
+_STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main analytical": "placing",
+           "Running Static": "placing", "Running simulated": "refining the placement", "Routing": "routing",
+           "Running router2": "routing"}
 _STAGE = re.compile(rf"^Info: ({'|'.join(_STAGES)})\b(?! globals)")
 _TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to (?:place|find legal placement)|no BELs remaining|"
                         r"failed to (?:place|legali[sz]e)).*)")
