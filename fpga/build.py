@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from tilewright.gen.configuration import format_configuration
 from tilewright.gen.errors import ToolError, UserError
 from tilewright.gen.verilog import emit_rtlil
 from tilewright.gen.yosys import YosysError, yosys_version
@@ -80,8 +81,7 @@ def _write_sources(board, config, folder, flow):
     platform, top = board.make_platform(), _top(board.name)
     plan = platform.prepare(BoardPins(board, config), top)
     emit_rtlil(plan.files[f"{top}.il"], name=top, path=folder / f"{board.name}.v")
-    (folder / "configuration.toml").write_text(
-        "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(config).items()))
+    (folder / "configuration.toml").write_text(format_configuration(config))
     (folder / f"{board.name}.{flow.constraints}").write_text(plan.files[f"{top}.{flow.constraints}"])
 
 

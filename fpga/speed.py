@@ -7,11 +7,10 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from tilewright.gen.cli.output import write_json
-from tilewright.gen.configuration import load_preset
+from tilewright.gen.configuration import format_configuration, load_preset
 
 from .board_simulation import SimulatedBoard, build_board
 from .boards import find_board
@@ -38,7 +37,7 @@ def measure(board, config, folder, *, model="stories260K", weights="int8", token
     folder = Path(folder)
     program = build_board(board, config, folder / config.sha256[:16])
     toml, result = folder / "configuration.toml", folder / f"{weights}.json"
-    toml.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(config).items()))
+    toml.write_text(format_configuration(config))
     with SimulatedBoard(program) as simulated:
         subprocess.run([sys.executable, "-c", "from tilewright.gen.cli import main; main()", "complete", str(model),
                         "--backend", "uart", "--port", simulated.port, "--baud", str(HOST_BAUD), "--config", toml,

@@ -1,7 +1,8 @@
 """Configurations as TOML: the presets, and files of a user's own."""
 
+import json
 import tomllib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tilewright.hw.config import AcceleratorConfig, ConfigError
 
 from .errors import UserError
 
-__all__ = ["PRESETS", "load_preset", "read_configuration", "parse_configuration"]
+__all__ = ["PRESETS", "load_preset", "read_configuration", "parse_configuration", "format_configuration"]
 
 _FOLDER = files(__package__) / "presets"
 
@@ -33,6 +34,11 @@ def read_configuration(path):
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     return parse_configuration(text, source=str(path))
+
+
+def format_configuration(config):
+    """``config`` as the text of a TOML file, which ``read_configuration`` takes."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(config).items())
 
 
 def parse_configuration(text, *, source):
