@@ -1,6 +1,7 @@
 """Whether a configuration can fit a part, told before synthesis from its sizes."""
 
 from tilewright.gen.errors import UserError
+from tilewright.hw.commands import COMMAND_BYTES
 
 from .boards.board import BlockRamMemory, SdramMemory, SinglePortMemory
 
@@ -12,13 +13,13 @@ TOLERANCE = 1.25
 UNITS = {"lut": "LUTs", "ff": "flip-flops", "dsp": "multipliers", "bram": "block RAMs"}
 FIELDS = {"lut": "rows, fp16_rows, vector_lanes or formats", "ff": "rows, fp16_rows or vector_lanes",
           "dsp": "pe_dsps, fp16_rows or vector_lanes",
-          "bram": "scratchpad_bytes, prefetch_beats or activation_depth"}
+          "bram": "scratchpad_bytes, prefetch_beats, program_commands or activation_depth"}
 
 
 def estimate(config, board, part):
     """What the board's design takes of ``part``: figure -> count, of ``UNITS``.
 
-    Multipliers are counted as hw makes them. Block RAMs are those of the three large memories, a lower bound. LUTs are
+    Multipliers are counted as hw makes them. Block RAMs are those of the four large memories, a lower bound. LUTs are
     a fit to syntheses of the presets for ECP5 (tests/synth/history.csv) and 3000 for what a board adds, good to about a
     quarter.
     """
@@ -32,6 +33,7 @@ def estimate(config, board, part):
     lut = (12000 + 60 * config.rows * config.lanes + 140 * in_logic + 540 * fp16_pes + 600 * config.accumulate_lanes
            + 3000 * config.vector_lanes)
     memories = [config.scratchpad_bytes * 8, config.prefetch_beats * config.bus_width,
+                config.program_commands * COMMAND_BYTES * 8,
                 config.activation_depth * (8 * config.rows + 16 * config.fp16_rows * fp16)]
     if isinstance(board.memory, BlockRamMemory):
         memories.append(board.memory.bytes * 8)

@@ -84,14 +84,17 @@ class Driver:
         await self.write("watchdog", watchdog)
         await self.write("interrupt_enable", 1)
 
-    async def run(self, program, arguments=()):
-        """Run the program at ``program`` (offset in region 0) to its end; raises ProgramError."""
+    async def run(self, program, arguments=(), *, keep=False):
+        """Run the program at ``program`` (offset in region 0) to its end; raises ProgramError.
+
+        ``keep``: memory still holds the commands of the last run without ``keep``, which need not be read again.
+        """
         if len(arguments) > ARGUMENTS:
             raise ValueError(f"{len(arguments)} arguments: at most {ARGUMENTS}")
         await self.write("program", program)
         for i, value in enumerate(arguments):
             await self.write(f"argument{i}", value)
-        await self.write("control", 1 << _lsb("control", "start"))
+        await self.write("control", 1 << _lsb("control", "start") | keep << _lsb("control", "keep"))
         await self._transport.wait()
         status = await self.read_fields("status")
         await self.write("control", 1 << _lsb("control", "clear_interrupt"))
@@ -157,6 +160,7 @@ class Generator:
     def __init__(self, transport, compiled, *, config_hash, base=0, step=lambda step: None):
         self.driver, self.compiled, self._transport = Driver(transport), compiled, transport
         self._config_hash, self._step = config_hash, step
+        self._kept = None                     # program whose commands are on chip
         self.regions, _ = place_regions(compiled, base)
         self.reset()
 
@@ -166,6 +170,7 @@ class Generator:
 
     async def load(self):
         """Bring the model into memory; UserError if the hardware is of another configuration."""
+        self._kept = None
         await self.driver.check(int(self._config_hash[:8], 16))
         await self._transport.load(self.regions[0].base, self.compiled.image)
         await self.driver.configure(self.regions, watchdog=WATCHDOG)
@@ -216,7 +221,9 @@ class Generator:
         io = self.regions[2].base + self.compiled.tokens
         await self._transport.load(io, np.asarray(tokens, "<u4").tobytes())
         started = time.perf_counter()
-        await self.driver.run(program, (self.position, len(tokens), int(more)))
+        kept, self._kept = self._kept, None   # an error leaves nothing behind
+        await self.driver.run(program, (self.position, len(tokens), int(more)), keep=program == kept)
+        self._kept = program
         seconds = time.perf_counter() - started
         self.steps.append(Step(kind=kind, position=self.position, tokens=len(tokens),
                                counters=await self.driver.counters(), seconds=seconds))

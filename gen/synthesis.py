@@ -53,7 +53,7 @@ def _units(preset):
 
     def sequencer():
         from tilewright.hw.sequencer.sequencer import Sequencer
-        return Sequencer(width=config.bus_width)
+        return Sequencer(width=config.bus_width, commands=config.program_commands)
 
     def prefetch():
         from tilewright.hw.memory.prefetch import Prefetch

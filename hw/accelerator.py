@@ -75,7 +75,8 @@ class Accelerator(wiring.Component):
         config = self._config
         m.submodules.csr = csr = CsrBank(constants=self._constants())
         m.submodules.counters = counters = Counters()
-        m.submodules.sequencer = sequencer = Sequencer(width=config.bus_width)
+        m.submodules.sequencer = sequencer = Sequencer(width=config.bus_width,
+                                                         commands=config.program_commands)
         # Of the units, and of the read port: a cycle late at both ends, since it goes everywhere; no program begins so
         # soon.
         abort = Signal()
@@ -181,12 +182,12 @@ class Accelerator(wiring.Component):
             ]
         arguments = Cat(getattr(csr, f"argument{i}_value") for i in range(ARGUMENTS))
         done, error, pending = Signal(), Signal(), Signal()
-        start, begin, stop = Signal(), Signal(), Signal()
-        m.d.sync += [begin.eq(csr.control_start), stop.eq(csr.control_abort)]
+        start, begin, keep, stop = Signal(), Signal(), Signal(), Signal()
+        m.d.sync += [begin.eq(csr.control_start), keep.eq(csr.control_keep), stop.eq(csr.control_abort)]
         m.d.comb += [
             read_port.regions.eq(regions), store.regions.eq(regions),
             start.eq(begin & ~sequencer.busy),
-            sequencer.start.eq(start), sequencer.stop.eq(stop),
+            sequencer.start.eq(start), sequencer.keep.eq(keep), sequencer.stop.eq(stop),
             sequencer.program.eq(csr.program_value), sequencer.arguments.eq(arguments),
             sequencer.watchdog.eq(csr.watchdog_value),
             csr.status_busy.eq(sequencer.busy), csr.status_done.eq(done), csr.status_error.eq(error),

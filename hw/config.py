@@ -41,6 +41,7 @@ class AcceleratorConfig:
     scratchpad_bytes : int  FP32 scratchpad
     activation_depth : int  reduction indices the activation buffer holds, for each of ``rows``
     prefetch_beats : int    weight beats the prefetch buffer holds
+    program_commands : int  commands stored on chip: eight read ahead, the others kept for the next run of their program
     vector_lanes : int      FP32 lanes of the vector unit; 0: there is none, nor a sequencer, LOAD and STORE: the host
                             issues each STREAM and MATMUL and moves all data (``hw/direct``)
     accumulate_lanes : int  FP32 lanes that scale and accumulate block sums
@@ -62,6 +63,7 @@ class AcceleratorConfig:
     scratchpad_bytes: int
     activation_depth: int
     prefetch_beats: int
+    program_commands: int
     vector_lanes: int
     accumulate_lanes: int
     pe_dsps: int
@@ -130,7 +132,7 @@ class AcceleratorConfig:
         for name, low, high in (
             ("rows", 1, 32), ("lanes", 4, 64), ("bus_width", 32, 512), ("scratchpad_bytes", 4096, 1 << 22),
             ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14),
-            ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
+            ("program_commands", 8, 4096), ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
         ):
             value = getattr(self, name)
             if not (low <= value <= high and _power_of_two(value)):
@@ -174,7 +176,7 @@ class AcceleratorConfig:
 
     def _direct_problems(self):
         for name, needed in (("formats", ("int8",)), ("rows", 1), ("lanes", 4), ("bus_width", 32), ("functions", ()),
-                             ("accumulate_lanes", 1), ("pe_dsps", 0)):
+                             ("accumulate_lanes", 1), ("pe_dsps", 0), ("program_commands", 8)):
             value = getattr(self, name)
             if value != needed:
                 value, needed = (list(v) if isinstance(v, tuple) else v for v in (value, needed))

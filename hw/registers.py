@@ -7,7 +7,7 @@ __all__ = ["Access", "ErrorCode", "RegisterField", "Register", "REGIONS", "ARGUM
            "IDENTITY", "VERSION", "CSR_ADDRESS_WIDTH"]
 
 IDENTITY = 0x54494C45  # "TILE"
-VERSION = 0x0001_0000
+VERSION = 0x0001_0001
 REGIONS = 4
 ARGUMENTS = 8
 CSR_ADDRESS_WIDTH = 10
@@ -100,7 +100,9 @@ def _build():
     add("control", "acts when written", (
         RegisterField("start", 0, 1, W1, "start the program; ignored while busy"),
         RegisterField("abort", 1, 1, W1, "stop with error ABORTED"),
-        RegisterField("clear_interrupt", 2, 1, W1, "take the interrupt back")), at=0x20)
+        RegisterField("clear_interrupt", 2, 1, W1, "take the interrupt back"),
+        RegisterField("keep", 3, 1, W1, "with start: memory still holds the commands kept on chip")),
+        at=0x20)
     add("status", "state of the sequencer", (
         RegisterField("busy", 0, 1, RO, "a program runs, or its last bursts do"),
         RegisterField("done", 1, 1, RO, "the last program reached END"),

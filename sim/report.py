@@ -166,6 +166,7 @@ class Trace:
     tracks : dict            Track of each Unit, of the sequencer's commands and of its waits
     labels : list of str
     formats : list of str    number formats that MATMULs had
+    program_bytes : array    read by each run as commands, without what was read ahead in vain
     """
 
     def __init__(self, document):
@@ -198,6 +199,15 @@ class Trace:
         self._numbers, self._starts = {}, np.array([run.start - run.begin for run in self.runs])
         self.tracks = {track: self._track(grouped[TRACKS[track]]) for track in (*Unit, SEQUENCER, WAITING)}
         self.formats = sorted(self.formats)
+        self.program_bytes = np.array([self._program_bytes(number) for number in range(len(self.runs))])
+
+    def _program_bytes(self, run):
+        """A command is read once for each time it is carried out, or not at all where it was kept on chip: what is
+        left of the beats counted tells."""
+        tracks = {track: self.tracks[track].of(run) for track in (Unit.STREAM, Unit.LOAD, SEQUENCER)}
+        others = sum(int(track.bytes.sum()) for track in tracks.values())
+        left = self.runs[run].counters["read_beats"] * self.config.bus_bytes - others
+        return max(0, min(left, COMMAND_BYTES * len(tracks[SEQUENCER].run)))
 
     def _track(self, events):
         """Times count from the first run's start, without what lies between runs."""
@@ -236,7 +246,7 @@ class Trace:
         runs = [run for _, run in chosen]
         tracks = {track: _only(each, [i for i, _ in chosen]) for track, each in self.tracks.items()}
         read = sum(_by_tensor(tracks[track]) for track in (Unit.STREAM, Unit.LOAD, SEQUENCER))
-        read[TENSORS.index(PROGRAM)] += COMMAND_BYTES * len(tracks[SEQUENCER].run)
+        read[TENSORS.index(PROGRAM)] += self.program_bytes[[i for i, _ in chosen]].sum()
         matmul, stream = tracks[Unit.MATMUL], tracks[Unit.STREAM]
         macs, cycles = _by_tensor(matmul, matmul.macs), _by_tensor(matmul, matmul.end - matmul.begin)
         streamed, spent = _by_tensor(stream), defaultdict(lambda: np.zeros(len(ORDER), np.int64))

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from tilewright.hw.commands import COMMAND_BYTES, Unit
+from tilewright.hw.commands import Unit
 
 from .report import START
 from .trace import SEQUENCER, WAITING
@@ -50,7 +50,8 @@ def _bus_bytes(trace, edges):
     tracks = trace.tracks
     sequencer = tracks[SEQUENCER]
     read = sum(tracks[unit].busy(edges, tracks[unit].bytes) for unit in (Unit.STREAM, Unit.LOAD))
-    read += sequencer.busy(edges, sequencer.bytes + COMMAND_BYTES)
+    each = trace.program_bytes / np.bincount(sequencer.run, minlength=len(trace.runs))
+    read += sequencer.busy(edges, sequencer.bytes + each[sequencer.run])
     return read, tracks[Unit.STORE].busy(edges, tracks[Unit.STORE].bytes)
 
 

@@ -122,6 +122,7 @@ class BusAccess(wiring.Component):
             with m.If(self._write):
                 m.next = "FETCH"
             with m.Elif(self._memory):
+                m.d.sync += self.read.rready.eq(1)
                 m.next = "TAKE_BEAT"
             with m.Else():
                 m.next = "ASK"
@@ -174,9 +175,9 @@ class BusAccess(wiring.Component):
         value = Signal(WORD_BITS, reset_less=True)      # of a register
         m.d.comb += self.word.eq(Mux(self._memory, beat.word_select(self._lane, WORD_BITS), value))
         with m.State("TAKE_BEAT"):
-            m.d.comb += port.rready.eq(1)
             m.d.sync += beat.eq(port.rdata)
             with m.If(port.rvalid):
+                m.d.sync += port.rready.eq(0)
                 m.d.comb += self._response_failed.eq(port.rresp[1])
                 m.next = "PUT"
         with m.State("PUT"):
@@ -186,6 +187,7 @@ class BusAccess(wiring.Component):
             with m.Elif(~self._memory):
                 m.next = "ASK"
             with m.Elif(self._beat_over):
+                m.d.sync += port.rready.eq(1)
                 m.next = "TAKE_BEAT"
         with m.State("ASK"):
             m.d.sync += self.registers.arvalid.eq(1)

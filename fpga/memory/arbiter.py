@@ -13,8 +13,8 @@ __all__ = ["AxiArbiter"]
 class AxiArbiter(wiring.Component):
     """Joins the bursts of several initiators, in turn: who was served last comes last, for reads and for writes.
 
-    A burst is granted every 2 cycles at most; several may be outstanding, so a stream through the arbiter has no gaps.
-    Responses come in the order of the grants and go to their owners unchanged, without delay; AR and AW come a cycle
+    A burst is granted every 3 cycles at most; several may be outstanding, so a stream through the arbiter has no gaps.
+    Responses come in the order of the grants and go to their owners unchanged, without delay; AR and AW come two cycles
     later. Write data follows in the order of the granted AWs: an initiator that holds back the data of a granted burst
     holds back the data of all others, and one that holds RREADY low their reads. Reads and writes do not wait for each
     other.
@@ -79,9 +79,10 @@ class AxiArbiter(wiring.Component):
         return SyncFIFO(width=max(1, (self._initiators - 1).bit_length()), depth=self._outstanding)
 
     def _grant(self, m, name, ports, axi, queues):
-        """The next request, after the last one's owner, into a register that holds it until it is taken."""
+        """The next request, after the last one's owner, into a register that holds it until it is taken. It is chosen
+        in one cycle and granted in the next, as much hangs on ready."""
         valid, ready, address, length = (name + end for end in ("valid", "ready", "addr", "len"))
-        last = Signal(range(self._initiators), name=f"{name}_last")
+        last = Signal(range(self._initiators), name=f"{name}_last")   # granted, or chosen to be
         chosen = Signal.like(last, name=f"{name}_chosen")
         # From the lowest priority to the highest: the last statement that applies holds.
         for i in reversed(range(self._initiators)):
@@ -90,22 +91,25 @@ class AxiArbiter(wiring.Component):
         for i in reversed(range(self._initiators)):
             with m.If(getattr(ports[i], valid) & (i > last)):
                 m.d.comb += chosen.eq(i)
-        waiting, free, granted = (Signal(name=f"{name}_{what}") for what in ("waiting", "free", "granted"))
-        room = Signal(name=f"{name}_room")
+        choose, granted, room = (Signal(name=f"{name}_{what}") for what in ("choose", "granted", "room"))
+        grants = Signal(self._initiators, name=f"{name}_grants")
         m.d.sync += room.eq(queues[-1].w_rdy)    # the last is emptied last; no burst is granted in the cycle after one
-        m.d.comb += [waiting.eq(Array(getattr(port, valid) for port in ports)[chosen]),
-                     free.eq(~getattr(axi, valid)), granted.eq(waiting & free & room)]
+        m.d.comb += choose.eq(Cat(getattr(port, valid) for port in ports).any()
+                              & ~getattr(axi, valid) & room & ~granted)
+        m.d.sync += [granted.eq(choose), grants.eq(Mux(choose, 1 << chosen, 0))]
+        with m.If(choose):
+            m.d.sync += last.eq(chosen)
         for queue in queues:
-            m.d.comb += [queue.w_en.eq(granted), queue.w_data.eq(chosen)]
+            m.d.comb += [queue.w_en.eq(granted), queue.w_data.eq(last)]
         for i, port in enumerate(ports):
-            m.d.comb += getattr(port, ready).eq(granted & (chosen == i))
+            m.d.comb += getattr(port, ready).eq(grants[i])
         with m.If(getattr(axi, ready)):
             m.d.sync += getattr(axi, valid).eq(0)
         with m.If(granted):
             m.d.sync += [
-                last.eq(chosen), getattr(axi, valid).eq(1),
-                getattr(axi, address).eq(Array(getattr(port, address) for port in ports)[chosen]),
-                getattr(axi, length).eq(Array(getattr(port, length) for port in ports)[chosen]),
+                getattr(axi, valid).eq(1),
+                getattr(axi, address).eq(Array(getattr(port, address) for port in ports)[last]),
+                getattr(axi, length).eq(Array(getattr(port, length) for port in ports)[last]),
             ]
 
     def _route(self, m, name, ports, axi, owners, payload, last):

@@ -43,19 +43,24 @@ class ScaledSum(wiring.Component):
 
         # Stage 2: the 18-bit product; the magnitude's top bit waits with the factor.
         s2 = Signal(data.StructLayout({
-            "product": 32, "factor": 14, "exponent": 7, "flags": _FLAGS,
+            "product": 32, "factor": 14, "no_factor": 1, "exponent": 7, "flags": _FLAGS,
         }), reset_less=True)
         m.d.sync += [
             s2.product.eq(s1.magnitude[:18] * s1.factor),
             s2.factor.eq(Mux(s1.magnitude[18], s1.factor, 0)),
+            s2.no_factor.eq(~s1.magnitude[18] | (s1.factor == 0)),
             s2.exponent.eq(s1.exponent),
             s2.flags.eq(s1.flags),
         ]
 
-        # Stage 3: the 33-bit product with a zero above it, and the first step of normalising that.
-        product = Signal(34)
-        m.d.comb += product.eq(Cat(s2.product[:18], s2.product[18:] + s2.factor))
-        half, step16 = normalise(m, product, steps=(16,), name="product")
+        # Stage 3: the 33-bit product with a zero above it, and the first step of normalising that, found beside the
+        # add: a sum is zero where both addends are.
+        product, step16 = Signal(34), Signal()
+        m.d.comb += [
+            product.eq(Cat(s2.product[:18], s2.product[18:] + s2.factor)),
+            step16.eq(s2.no_factor & (s2.product[18:] == 0)),
+        ]
+        half = Mux(step16, Cat(Const(0, 16), product[:18]), product)
         s3 = Signal(data.StructLayout({"product": 34, "step16": 1, "exponent": 7, "flags": _FLAGS}), reset_less=True)
         m.d.sync += [
             s3.product.eq(half),

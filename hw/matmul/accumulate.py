@@ -210,15 +210,15 @@ class BlockAccumulate(wiring.Component):
     def _build_scales(self, m, scaled, unscaled, ready):
         """Weight scales of the pass in work, in place two cycles after its first step; 1.0 if the stream has none."""
         width = len(self.scale)
-        due = Signal(4)  # entries of blocks begun that are not taken
+        due, owed = Signal(4), Signal()  # entries of blocks begun that are not taken; there is one
         following, scale = Signal(width, reset_less=True), Signal(width, reset_less=True)
-        use, use_ones = Signal(2), Signal(2)
+        use, use_ones, left = Signal(2), Signal(2), Signal.like(due)
         m.d.comb += [
-            self.scale_take.eq(self.scale_valid & (due != 0) & ~ready),
-            self.no_scales_due.eq(due == 0),
+            self.scale_take.eq(self.scale_valid & owed & ~ready),
+            self.no_scales_due.eq(~owed), left.eq(due + self._entries_begun() - self.scale_take),
         ]
         m.d.sync += [
-            due.eq(due + self._entries_begun() - self.scale_take),
+            due.eq(left), owed.eq(left != 0),
             use.eq(Cat(scaled, use)), use_ones.eq(Cat(unscaled, use_ones)),
         ]
         with m.If(self.scale_take):

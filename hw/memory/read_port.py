@@ -78,9 +78,11 @@ class ReadPort(wiring.Component):
         # Beats back to their owner
         data, error = Signal(self._width, reset_less=True), Signal(reset_less=True)
         owner = Signal(range(self._requestors), reset_less=True)
-        m.d.sync += [arrived.eq(axi.rvalid), data.eq(axi.rdata), error.eq(axi.rresp != 0), owner.eq(owners.r_data)]
+        m.d.sync += [
+            arrived.eq(axi.rvalid & ~stopped), data.eq(axi.rdata), error.eq(axi.rresp != 0), owner.eq(owners.r_data),
+        ]
         for i, port in enumerate(self.requests):
-            m.d.comb += [port.beat_valid.eq(arrived & (owner == i) & ~stopped), port.beat.eq(data),
+            m.d.comb += [port.beat_valid.eq(arrived & (owner == i)), port.beat.eq(data),
                          port.beat_error.eq(error)]
         return m
 
@@ -114,21 +116,22 @@ class ReadPort(wiring.Component):
                 base, size = Signal(self._address_width), Signal(32)
                 m.d.comb += [base.eq(Array(entry.base for entry in self.regions)[region]),
                              size.eq(Array(entry.size for entry in self.regions)[region])]
-                page, size_page = offset[PAGE_LOG:], size[PAGE_LOG:]
                 end = Signal(PAGE_LOG + 1)
-                before, same = Signal(), Signal()
                 start, address = Signal(self._address_width), Signal(self._address_width)
-                rest, known = Signal(PAGE_LOG), region < REGIONS
+                limit, known = Signal(32), Signal()
                 m.d.sync += [
-                    before.eq((page < size_page) & known), same.eq((page == size_page) & known),
-                    end.eq(offset[:PAGE_LOG] + (beats << beat_log)), rest.eq(size[:PAGE_LOG]),
-                    start.eq(base),
+                    limit.eq(size), known.eq(region < REGIONS), start.eq(base),
+                    end.eq(offset[:PAGE_LOG] + (beats << beat_log)),
                 ]
                 m.next = "COMPARE"
                 with m.If(gone):
                     m.next = "CHOOSE"
             with m.State("COMPARE"):
-                m.d.sync += [inside.eq(before | (same & (end <= rest))), address.eq(start + offset)]
+                page, last_page = offset[PAGE_LOG:], limit[PAGE_LOG:]
+                m.d.sync += [
+                    inside.eq(known & ((page < last_page) | ((page == last_page) & (end <= limit[:PAGE_LOG])))),
+                    address.eq(start + offset),
+                ]
                 m.next = "ANSWER"
                 with m.If(gone):
                     m.next = "CHOOSE"

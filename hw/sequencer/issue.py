@@ -36,6 +36,7 @@ class Issue(wiring.Component):
     Members
     -------
     start : In(1), program : In(32), arguments : In(256)   begin at ``program`` with registers 1 to 8 set
+    keep : In(1)              beside ``start``: memory still holds the commands of earlier runs
     read : Out(BeatRead)      program fetch and READ
     waits : Out               wait fields of the command in work
     allowed : In(1)           they are met
@@ -50,10 +51,10 @@ class Issue(wiring.Component):
     error : Out(8)            ErrorCode of the command in work, not NONE as long as it stands
     """
 
-    def __init__(self, *, width):
-        self._width = width
+    def __init__(self, *, width, commands):
+        self._width, self._commands = width, commands
         super().__init__({
-            "start": In(1), "program": In(32), "arguments": In(32 * ARGUMENTS),
+            "start": In(1), "keep": In(1), "program": In(32), "arguments": In(32 * ARGUMENTS),
             "read": Out(BeatRead(width=width)),
             "waits": Out(4 * len(Unit)), "allowed": In(1), "room": In(len(Unit)), "idle": In(1),
             "unit": Out(range(len(Unit))), "word": Out(range(COMMAND_WORDS)), "value": Out(32),
@@ -63,7 +64,7 @@ class Issue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.fetch = self._fetch = fetch = ProgramFetch(width=self._width)
+        m.submodules.fetch = self._fetch = fetch = ProgramFetch(width=self._width, commands=self._commands)
         m.submodules.scalar = self._scalar = scalar = ScalarUnit()
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
         wiring.connect(m, scalar.memory, fetch.data)
@@ -97,12 +98,12 @@ class Issue(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += [argument.eq(0), self.address.eq(self.program), fetch.target.eq(self.program)]
                 with m.If(self.start):
-                    m.d.sync += [fetch.enable.eq(1), self._jump.eq(1)]
+                    m.d.sync += [fetch.enable.eq(1), fetch.forget.eq(~self.keep)]
                     m.next = "ARGUMENTS"
             with m.State("ARGUMENTS"):
                 m.d.comb += [scalar.put.eq(1), scalar.put_index.eq(argument + 1),
                              scalar.put_value.eq(self.arguments.word_select(argument, 32))]
-                m.d.sync += argument.eq(argument + 1)
+                m.d.sync += [argument.eq(argument + 1), self._jump.eq(argument == 0)]
                 with m.If(argument == ARGUMENTS - 1):
                     m.next = "HEADER"
             with m.State("HEADER"):
@@ -207,7 +208,7 @@ class Issue(wiring.Component):
         m.d.sync += tested.eq(scalar.value - loop)
         with m.State("BRANCH"):
             m.d.comb += scalar.index.eq(branch.rs)
-            m.d.sync += fetch.target.eq(self.address + branch.distance * COMMAND_BYTES)
+            m.d.sync += [fetch.target.eq(self.address + branch.distance * COMMAND_BYTES), fetch.forget.eq(0)]
             m.next = "TEST"
         with m.State("TEST"):
             m.d.comb += [scalar.put_index.eq(branch.rs), scalar.put_value.eq(tested), scalar.put.eq(loop)]

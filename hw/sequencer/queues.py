@@ -15,7 +15,7 @@ FIRST_WORD = 2  # header and patches stay with the sequencer
 class UnitQueues(wiring.Component):
     """Four commands deep for each unit, in one block RAM written and read word by word.
 
-    A command costs a cycle a word in, and 3 more out; units work for hundreds, so one port for all five is enough and
+    A command costs a cycle a word in, and 4 more out; units work for hundreds, so one port for all five is enough and
     the wide queues of registers are saved. A command is read out as soon as it is written, into a holding register,
     and offered to its unit once it is committed.
 
@@ -57,11 +57,13 @@ class UnitQueues(wiring.Component):
         unit = Signal(range(len(Unit)))     # being read out
         word = Signal(range(COMMAND_WORDS))
         last = Array(last_word(Opcode[unit.name]) for unit in Unit)
-        arriving = Signal()                 # the word asked for in the last cycle is on read.data
-        arriving_word = Signal.like(word)
+        asked, arriving = Signal(), Signal()    # a word is on read.data; on ``data``, as a block RAM is slow
+        asked_word, arriving_word, data = Signal.like(word), Signal.like(word), Signal(32, reset_less=True)
         finish = Signal()
         m.d.comb += read.addr.eq(Cat(word, head[unit], unit))
-        m.d.sync += [arriving.eq(0), arriving_word.eq(word)]
+        m.d.sync += [
+            asked.eq(0), asked_word.eq(word), arriving.eq(asked), arriving_word.eq(asked_word), data.eq(read.data),
+        ]
         with m.FSM():
             with m.State("PICK"):
                 m.d.sync += word.eq(FIRST_WORD)
@@ -71,16 +73,18 @@ class UnitQueues(wiring.Component):
                 with m.If(waiting.any()):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.sync += [word.eq(word + 1), arriving.eq(1)]
+                m.d.sync += [word.eq(word + 1), asked.eq(1)]
                 with m.If(word == last[unit]):
-                    m.next = "LAST"
+                    m.next = "ARRIVES"
+            with m.State("ARRIVES"):
+                m.next = "LAST"
             with m.State("LAST"):
                 m.d.comb += finish.eq(1)
                 m.next = "PICK"
         for u in Unit:
             self._build_unit(m, u, head[u], tail[u], count[u], held[u],
                              taken=finish & (unit == u), loading=arriving & (unit == u),
-                             word=arriving_word, data=read.data)
+                             word=arriving_word, data=data)
         return m
 
     def _build_unit(self, m, unit, head, tail, count, held, *, taken, loading, word, data):

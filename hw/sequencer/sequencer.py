@@ -28,6 +28,7 @@ class Sequencer(wiring.Component):
     Members
     -------
     start, stop : In(1)            begin the program at ``program``; end it with ABORTED
+    keep : In(1)                   beside ``start``: memory still holds the commands of earlier runs
     program : In(32)               byte offset of the first command in region 0
     arguments : In(256)            registers 1 to 8 at start
     watchdog : In(32)              cycles without ``progress`` until WATCHDOG; 0: never
@@ -44,12 +45,12 @@ class Sequencer(wiring.Component):
     began : Out(units)             a bit a unit: a pulse when a command is first offered to it
     """
 
-    def __init__(self, *, width):
-        self._width = width
+    def __init__(self, *, width, commands):
+        self._width, self._commands = width, commands
         names = [unit.name.lower() for unit in Unit]
         super().__init__({
-            "start": In(1), "stop": In(1), "program": In(32), "arguments": In(32 * ARGUMENTS), "watchdog": In(32),
-            "progress": In(1), "bus_idle": In(1),
+            "start": In(1), "keep": In(1), "stop": In(1), "program": In(32), "arguments": In(32 * ARGUMENTS),
+            "watchdog": In(32), "progress": In(1), "bus_idle": In(1),
             **{f"status_{name}": In(UnitStatus()) for name in names},
             **{name: Out(stream.Signature(layout(Opcode[name.upper()]))) for name in names},
             "read": Out(BeatRead(width=width)),
@@ -61,14 +62,14 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         reset = ResetInserter(self.abort)
-        issue, queues, tracking = Issue(width=self._width), UnitQueues(), Tracking()
+        issue, queues, tracking = Issue(width=self._width, commands=self._commands), UnitQueues(), Tracking()
         m.submodules.issue, m.submodules.queues, m.submodules.tracking = reset(issue), reset(queues), reset(tracking)
         wiring.connect(m, issue.read, wiring.flipped(self.read))
         for name in (unit.name.lower() for unit in Unit):
             wiring.connect(m, getattr(queues, name), wiring.flipped(getattr(self, name)))
             wiring.connect(m, wiring.flipped(getattr(self, f"status_{name}")), getattr(tracking, f"status_{name}"))
         m.d.comb += [
-            issue.start.eq(self.start & ~self.busy), issue.program.eq(self.program),
+            issue.start.eq(self.start & ~self.busy), issue.keep.eq(self.keep), issue.program.eq(self.program),
             issue.arguments.eq(self.arguments), issue.allowed.eq(tracking.allowed),
             issue.room.eq(queues.room & tracking.room), issue.idle.eq(tracking.idle),
             queues.write_valid.eq(issue.write), queues.write_unit.eq(issue.unit), queues.write_word.eq(issue.word),

@@ -19,6 +19,7 @@ address_width = 32
 scratchpad_bytes = 4096
 activation_depth = 256
 prefetch_beats = 64
+program_commands = 8
 vector_lanes = 1
 accumulate_lanes = 1
 pe_dsps = 4
@@ -35,7 +36,8 @@ def test_a_file_is_read(tmp_path):
     config = read_configuration(path)
     assert config == AcceleratorConfig(
         name="mine", formats=("int8", "fp16"), rows=2, fp16_rows=1, lanes=4, bus_width=32, address_width=32,
-        scratchpad_bytes=4096, activation_depth=256, prefetch_beats=64, vector_lanes=1, accumulate_lanes=1, pe_dsps=4,
+        scratchpad_bytes=4096, activation_depth=256, prefetch_beats=64, program_commands=8,
+        vector_lanes=1, accumulate_lanes=1, pe_dsps=4,
         functions=("exp", "rsqrt"), max_head_dim=64, max_hidden=256, max_context=200)
 
 

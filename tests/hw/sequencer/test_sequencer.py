@@ -17,10 +17,13 @@ class Bench:
     """Runs one sequencer; ``issued`` collects (unit, fields) in the order in which units take commands.
 
     The program lies in region 0, ``data`` in region 2; every STORE adds one to the first byte of ``data`` at its end.
+    ``fetched`` is what each run read of region 0, in bytes; ``again`` are further runs: (keep, offset of the program,
+    command to put at offset 64 before), without bus errors.
     """
 
     def __init__(self, program, *, width=64, region_bytes=None, bus_error_at=None, unit_error=None, watchdog=0,
-                 start=64, arguments=(), stall=0.3, unit_time=20, hang=None, data=bytes(64)):
+                 start=64, arguments=(), stall=0.3, unit_time=20, hang=None, data=bytes(64), commands=8,
+                 again=()):
         self.width, self.beat_bytes = width, width // 8
         words = [0] * (start // 4) + [word for command in program for word in command]
         self.memory = {0: b"".join(word.to_bytes(4, "little") for word in words), 2: bytearray(data)}
@@ -34,7 +37,8 @@ class Bench:
         self.at_issue = []
         self.asking, self.request, self.quiet = False, None, True
         self.result = None
-        self.dut = Sequencer(width=width)
+        self.again, self.fetched = again, []
+        self.dut = Sequencer(width=width, commands=commands)
 
     async def memory_process(self, ctx):
         """Takes a request as it first stands and answers it cycles later, unless it is taken back meanwhile."""
@@ -53,6 +57,8 @@ class Bench:
             await ctx.tick()
             if valid:
                 queue.pop(0)
+            if ready and self.asking and not outside and taken[0] == 0:
+                self.fetched[-1] += taken[2] * self.beat_bytes
             if ready and self.asking and not outside:
                 queue += [(taken[0], taken[1] + i * self.beat_bytes) for i in range(taken[2])]
             taken = None if ready or not self.asking else taken or self.request
@@ -105,9 +111,22 @@ class Bench:
 
     async def main_process(self, ctx):
         dut = self.dut
-        ctx.set(dut.program, self.start)
         ctx.set(dut.watchdog, self.watchdog)
         ctx.set(dut.arguments, sum(value << 32 * i for i, value in enumerate(self.arguments)))
+        await self.run_program(ctx, self.start, False)
+        self.bus_error_at = None
+        for keep, start, command in self.again:
+            if command:
+                words = b"".join(word.to_bytes(4, "little") for word in command)
+                self.memory[0] = self.memory[0][:64] + words + self.memory[0][128:]
+            self.issued.append((None, {}))
+            await self.run_program(ctx, start, keep)
+
+    async def run_program(self, ctx, start, keep):
+        dut = self.dut
+        self.fetched.append(0)
+        ctx.set(dut.program, start)
+        ctx.set(dut.keep, keep)
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
@@ -282,3 +301,131 @@ def test_unit_error_names_the_command_that_failed():
 def test_watchdog():
     bench = Bench([encode(Opcode.VECTOR), END], hang=Unit.VECTOR, watchdog=500).run()
     assert bench.result == ("failed", ErrorCode.WATCHDOG, 128)
+
+
+def numbered(count):
+    """Commands that can be told apart, of every kind of unit."""
+    opcodes = list(UNITS)
+    return [encode(opcodes[i % 5], **{"k" if opcodes[i % 5] == Opcode.STREAM else "rows": 1 + i}) for i in range(count)]
+
+
+def numbers(bench):
+    """What each run issued, by the numbers of ``numbered``."""
+    runs = [[]]
+    for issued in bench.issued:
+        if issued[0] is None:
+            runs.append([])
+        else:
+            runs[-1].append(issued[1]["k" if issued[0] == Unit.STREAM else "rows"])
+    return [sorted(run) for run in runs]
+
+
+@pytest.mark.parametrize("width", [32, 64, 128, 512])
+@pytest.mark.parametrize("commands, count", [(32, 7), (32, 22), (32, 23), (32, 24), (32, 25), (32, 40), (8, 12)])
+def test_kept_commands_are_not_read_again(width, commands, count):
+    """Run, again with and without ``keep``, from an offset within; what is behind the kept ones comes from memory."""
+    program, kept = [*numbered(count), END], min(count + 1, commands - 8)
+    bench = Bench(program, width=width, commands=commands,
+                  again=[(True, 64, None), (True, 64 * 4, None), (False, 64, None), (True, 64, None)]).run()
+    everything = list(range(1, count + 1))
+    assert bench.result[0] == "finished"
+    assert numbers(bench) == [everything, everything, everything[3:], everything, everything]
+    whole = 64 * (count + 1)
+    for fetched, first in zip(bench.fetched, (0, kept, max(kept, 3), 0, kept), strict=True):
+        assert whole - 64 * first <= fetched <= whole - 64 * first + 64 * 8, bench.fetched
+    if whole + 64 * 8 <= 64 * (commands - 8):
+        assert max(bench.fetched[1], bench.fetched[4]) <= 64, "END alone may have been left on its way"
+
+
+def test_only_keep_keeps():
+    """A command changed in memory is seen without ``keep``, not with it."""
+    changed = encode(Opcode.STREAM, k=99)
+    bench = Bench([*numbered(5), END], commands=32,
+                  again=[(True, 64, changed), (False, 64, None), (True, 64, numbered(1)[0])]).run()
+    assert [run[-1] for run in numbers(bench)] == [5, 5, 99, 99]
+
+
+def branchy(rng, count):
+    """A program of numbered commands with loops and with branches that argument 1 makes go or not."""
+    program, loop = [], None
+    for command in numbered(count):
+        kind = rng.random()
+        if loop is None and kind < 0.12:
+            loop = len(program) + 1
+            program.append(scalar(ScalarOp.ADD, 9, 0, rng.randrange(1, 4)))
+        elif loop is not None and kind < 0.25:
+            program.append(encode(Opcode.BRANCH, condition=Condition.LOOP, rs=9,
+                                  distance=loop - len(program) & 0xFFFFFFFF))
+            loop = None
+        elif kind > 0.9 and loop is None:
+            condition = rng.choice([Condition.ZERO, Condition.NONZERO])
+            program.append(encode(Opcode.BRANCH, condition=condition, rs=1, distance=rng.randrange(1, 5)))
+            program += [encode(Opcode.LOAD, rows=1000 + i) for i in range(4)]
+        program.append(command)
+    return [*program, END]
+
+
+def walk(program, at, argument):
+    """The numbers that the program issues from command ``at`` on."""
+    found, count = [], None
+    while True:
+        opcode, fields = decode(program[at])
+        if opcode == Opcode.END:
+            return sorted(found)
+        step = 1
+        if opcode == Opcode.SCALAR:
+            count = fields["immediate"]
+        elif opcode == Opcode.BRANCH:
+            count = count - 1 if fields["condition"] == Condition.LOOP else count
+            taken = {Condition.LOOP: count != 0, Condition.ZERO: argument == 0, Condition.NONZERO: argument != 0}
+            step = (fields["distance"] ^ 1 << 31) - (1 << 31) if taken[fields["condition"]] else 1
+        else:
+            found.append(fields["k" if opcode == Opcode.STREAM else "rows"])
+        at += step
+
+
+@pytest.mark.parametrize("width", [32, 128, 512])
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_of_branchy_programs(width, seed):
+    """Runs from several offsets, kept or not, one right behind the other, on a memory with and without stalls."""
+    rng = random.Random(seed)
+    program = branchy(rng, rng.choice([12, 30, 60]))
+    inside = [i for i, command in enumerate(program[:12]) if decode(command)[0] == Opcode.SCALAR]
+    starts = [0, 0, *inside]
+    again = [(rng.random() < 0.7, 64 + 64 * rng.choice(starts), None) for _ in range(6)]
+    argument = rng.randrange(2)
+    bench = Bench(program, width=width, commands=rng.choice([16, 32, 64]), arguments=(argument,), again=again,
+                  stall=rng.choice([0, 0.3, 0.8]), unit_time=rng.choice([2, 20])).run()
+    assert bench.result[0] == "finished"
+    assert numbers(bench) == [walk(program, start // 64 - 1, argument) for _, start, _ in [(0, 64, 0), *again]]
+
+
+def test_what_one_run_leaves_out_the_next_adds():
+    """In the first run the branch goes, since the STORE at its target is still to come; the third reads nothing."""
+    program = [read(9, 0), encode(Opcode.BRANCH, condition=Condition.ZERO, rs=9, distance=19), *numbered(18),
+               encode(Opcode.STORE, rows=19), END]
+    bench = Bench(program, commands=64, again=[(True, 64, None)] * 3).run()
+    assert numbers(bench) == [[19], *[list(range(1, 20))] * 3]
+    assert 64 * 8 < bench.fetched[1] < 64 * 22 and max(bench.fetched[2:]) <= 64, bench.fetched
+
+
+def test_forget_begins_anew():
+    """Another program's commands are not taken for those kept before."""
+    again = [(False, 64 * 9, None), (True, 64 * 9, None), (True, 64, None)]
+    bench = Bench([*numbered(20), END], commands=32, again=again).run()
+    assert numbers(bench) == [list(range(first, 21)) for first in (1, 9, 9, 1)]
+
+
+def test_nothing_is_kept_behind_an_error():
+    program = [*numbered(6), [0] * 16, END]
+    bench = Bench(program, commands=32, again=[(True, 64, numbered(8)[7])]).run()
+    assert bench.result == ("failed", ErrorCode.BAD_OPCODE, 64 * 7)
+    assert numbers(bench)[1][-1] == 8 and bench.fetched[1] >= 64 * 7
+
+
+def test_a_bus_error_is_not_kept():
+    """What was read ahead in vain with an error is read again when it is wanted."""
+    program = [encode(Opcode.BRANCH, condition=Condition.ALWAYS, distance=5), *numbered(6), END]
+    bench = Bench(program, commands=32, bus_error_at=(0, 64 * 4 + 8), again=[(True, 64 * 3, None)]).run()
+    assert bench.result[0] == "finished"
+    assert numbers(bench) == [[5, 6], [2, 3, 4, 5, 6]]
