@@ -131,7 +131,7 @@ class BusAccess(wiring.Component):
         """A word comes from the buffer; to a register it goes at once, to memory with the others of its beat."""
         port, registers = self.write_port, self.registers
         data, strobe = Signal(port.wdata.shape(), reset_less=True), self._strobe
-        m.d.comb += [port.wdata.eq(data), port.wlast.eq(self._last), registers.wdata.eq(data),
+        m.d.comb += [port.wdata.eq(data), port.bready.eq(1), registers.wdata.eq(data),
                      port.wstrb.eq(Cat(lane.replicate(4) for lane in strobe))]
         with m.State("FETCH"):
             m.next = "FETCHED"
@@ -144,15 +144,15 @@ class BusAccess(wiring.Component):
                 m.d.sync += [registers.awvalid.eq(1), registers.wvalid.eq(1)]
                 m.next = "REGISTER_RESPONSE"
             with m.Elif(self._beat_over):
+                m.d.sync += [port.wvalid.eq(1), port.wlast.eq(self._last)]
                 m.next = "SEND_BEAT"
             with m.Else():
                 m.d.comb += self._step.eq(1)
                 m.next = "FETCH"
         with m.State("SEND_BEAT"):
-            m.d.comb += port.wvalid.eq(1)
             with m.If(port.wready):
                 m.d.comb += self._step.eq(1)
-                m.d.sync += strobe.eq(0)
+                m.d.sync += [strobe.eq(0), port.wvalid.eq(0)]
                 m.next = "FETCH"
                 with m.If(self._last):
                     m.next = "RESPONSE"
@@ -164,7 +164,6 @@ class BusAccess(wiring.Component):
                 with m.If(self._last):
                     self._finish(m)
         with m.State("RESPONSE"):
-            m.d.comb += port.bready.eq(1)
             with m.If(port.bvalid):
                 m.d.comb += self._response_failed.eq(port.bresp[1])
                 self._finish(m)

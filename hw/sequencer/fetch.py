@@ -155,10 +155,11 @@ class ProgramFetch(wiring.Component):
         self._skipping = skipping = Signal()      # the rest of a command is unwanted
         lane = Signal(range(max(lanes, 2)))
         take, used = Signal(), Signal()           # a word goes into the word register; it is the front's last
+        self._failed = failed = Signal()          # ... and does not count: an error
         load, skipped = Signal(), Signal()        # a beat comes to the front; the unwanted rest is there, and leaves
         rest = Signal(range(beats))               # beats between the front and the command's end
         slot, beat = Signal.like(self._read_slot), Signal.like(self._read_beat)  # of the beat to load
-        error, taken = front.data[-1], self.word.valid & self.word.ready
+        taken = self.word.valid & self.word.ready
         m.d.comb += [
             rest.eq(-self._read_beat), skipped.eq(skipping & (stored >= rest)),
             load.eq(Mux(skipping, stored > rest, (stored != 0) & (~self._full | used))),
@@ -166,13 +167,15 @@ class ProgramFetch(wiring.Component):
             slot.eq(Mux(skipped & (rest != 0), self._following(self._read_slot), self._read_slot)),
             beat.eq(Mux(skipped, 0, self._read_beat)),
             front.addr.eq(Cat(beat, slot)), front.en.eq(load), used.eq(take & (lane == lanes - 1)),
-            self.error.eq(self._full & error & ~skipping & ~self.word.valid),
-            waiting.eq((stored == 0) & ~self._full & ~self.word.valid),
+            self.error.eq(failed), waiting.eq((stored == 0) & ~self._full & ~self.word.valid & ~failed),
         ]
         m.d.sync += [self._read_slot.eq(slot), self._read_beat.eq(beat)]
         with m.If(~self.word.valid | self.word.ready):
-            m.d.comb += take.eq(self._full & ~error & ~skipping & ~(taken & self.skip))
-            m.d.sync += [self.word.valid.eq(take), self.word.payload.eq(front.data[:-1].word_select(lane, 32))]
+            m.d.comb += take.eq(self._full & ~failed & ~skipping & ~(taken & self.skip))
+            m.d.sync += [
+                self.word.valid.eq(take & ~front.data[-1]), failed.eq((take & front.data[-1]) | failed),
+                self.word.payload.eq(front.data[:-1].word_select(lane, 32)),
+            ]
         with m.If(take):
             m.d.sync += lane.eq(lane + 1)
         with m.If(load):
@@ -196,8 +199,8 @@ class ProgramFetch(wiring.Component):
         m.d.sync += distance.eq((self.target - base)[COMMAND_LOG:])
         with m.If(self.jump):
             m.d.sync += [
-                self._full.eq(0), self._skipping.eq(0), self.word.valid.eq(0), self._read_beat.eq(0),
-                self._write_beat.eq(0), self._read_slot.eq(slot), self._write_slot.eq(slot),
+                self._full.eq(0), self._skipping.eq(0), self.word.valid.eq(0), self._failed.eq(0),
+                self._read_beat.eq(0), self._write_beat.eq(0), self._read_slot.eq(slot), self._write_slot.eq(slot),
                 self._offset.eq(self.target), self._stored.eq(0), self._reserved.eq(0), self._keeping.eq(0),
             ]
             if not slots:
