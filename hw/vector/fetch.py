@@ -168,10 +168,10 @@ class OperandFetch(wiring.Component):
         ]
         # Operands of the group to come.
         upcoming = Mux(final, with_rows & again, streams & (again | first_row.replicate(4)))
-        m.d.comb += following.eq(Mux(self.start, with_rows, Mux(last, upcoming, pending & (pending - 1))))
+        m.d.comb += following.eq(Mux(last, upcoming, pending & (pending - 1)))
         first = Signal(2)
         m.d.comb += first.eq(Mux(following[0], 0, Mux(following[1], 1, Mux(following[2], 2, 3))))
-        with m.If(advance | self.start):
+        with m.If(advance):
             m.d.sync += [
                 pending.eq(following), operand.eq(first), stride.eq(self._stride(first)), is_d.eq(first == 3),
                 last.eq(following & (following - 1) == 0),
@@ -192,6 +192,7 @@ class OperandFetch(wiring.Component):
             m.d.sync += [
                 active.eq(1), first_row.eq(1), first_group.eq(1), beginning.eq(1), group.eq(0), rows.eq(command.rows),
                 in_group.eq(0), final.eq(single),
+                pending.eq(with_rows), operand.eq(0), stride.eq(command.a_stride), is_d.eq(0), last.eq(with_rows == 1),
             ]
 
         step = Mux(first_group, Mux(held & is_d, 0, stride), group)
