@@ -132,11 +132,14 @@ class AcceleratorConfig:
         for name, low, high in (
             ("rows", 1, 32), ("lanes", 4, 64), ("bus_width", 32, 512), ("scratchpad_bytes", 4096, 1 << 22),
             ("activation_depth", 256, 1 << 15), ("prefetch_beats", 64, 1 << 14),
-            ("program_commands", 8, 4096), ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
+            ("accumulate_lanes", 1, 64), ("max_head_dim", 32, 256),
         ):
             value = getattr(self, name)
             if not (low <= value <= high and _power_of_two(value)):
                 yield f"{name} = {value}: must be a power of two from {low} to {high}; change {name}"
+        if not 8 <= self.program_commands <= 4096 or self.program_commands % 8:
+            yield (f"program_commands = {self.program_commands}: must be a multiple of 8 from 8 to 4096; "
+                   "change program_commands")
         if not 32 <= self.address_width <= 40:
             yield f"address_width = {self.address_width}: must be from 32 to 40; change address_width"
         for field, known in (("functions", FUNCTIONS), ("formats", FORMATS)):

@@ -41,7 +41,7 @@ class ProgramFetch(wiring.Component):
     Parameters
     ----------
     width : int      bits of a beat
-    commands : int   slots: a power of two from 8 on; with 8 none is kept
+    commands : int   slots: a multiple of 8; with 8 none is kept
 
     Members
     -------

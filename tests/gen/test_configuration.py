@@ -42,6 +42,7 @@ def test_a_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
+    ("program_commands = 8", "program_commands = 12", ("program_commands = 12", "multiple of 8 from 8 to 4096")),
     ("\nrows = 2", "\nrows = 3", ("rows = 3", "power of two from 1 to 32", "change rows")),
     ("\nrows = 2", "\nrows = 64", ("rows = 64", "power of two from 1 to 32")),
     ("\nrows = 2", '\nrows = "2"', ("rows = '2'", "must be int", "change rows")),

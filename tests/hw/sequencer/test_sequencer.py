@@ -321,7 +321,7 @@ def numbers(bench):
 
 
 @pytest.mark.parametrize("width", [32, 64, 128, 512])
-@pytest.mark.parametrize("commands, count", [(32, 7), (32, 22), (32, 23), (32, 24), (32, 25), (32, 40), (8, 12)])
+@pytest.mark.parametrize("commands, count", [(32, 7), (32, 22), (32, 23), (32, 24), (32, 25), (32, 40), (24, 15), (24, 20), (8, 12)])
 def test_kept_commands_are_not_read_again(width, commands, count):
     """Run, again with and without ``keep``, from an offset within; what is behind the kept ones comes from memory."""
     program, kept = [*numbered(count), END], min(count + 1, commands - 8)
@@ -394,7 +394,7 @@ def test_runs_of_branchy_programs(width, seed):
     starts = [0, 0, *inside]
     again = [(rng.random() < 0.7, 64 + 64 * rng.choice(starts), None) for _ in range(6)]
     argument = rng.randrange(2)
-    bench = Bench(program, width=width, commands=rng.choice([16, 32, 64]), arguments=(argument,), again=again,
+    bench = Bench(program, width=width, commands=rng.choice([16, 24, 32, 64]), arguments=(argument,), again=again,
                   stall=rng.choice([0, 0.3, 0.8]), unit_time=rng.choice([2, 20])).run()
     assert bench.result[0] == "finished"
     assert numbers(bench) == [walk(program, start // 64 - 1, argument) for _, start, _ in [(0, 64, 0), *again]]
