@@ -160,9 +160,10 @@ class ProgramFetch(wiring.Component):
         rest = Signal(range(beats))               # beats between the front and the command's end
         slot, beat = Signal.like(self._read_slot), Signal.like(self._read_beat)  # of the beat to load
         taken = self.word.valid & self.word.ready
+        few, many = stored[:len(rest)], stored[len(rest):].any()    # as a compare of all of ``stored`` takes long
         m.d.comb += [
-            rest.eq(-self._read_beat), skipped.eq(skipping & (stored >= rest)),
-            load.eq(Mux(skipping, stored > rest, (stored != 0) & (~self._full | used))),
+            rest.eq(-self._read_beat), skipped.eq(skipping & (many | (few >= rest))),
+            load.eq(Mux(skipping, many | (few > rest), (stored != 0) & (~self._full | used))),
             leaving.eq(Mux(skipped, rest, 0) + load),
             slot.eq(Mux(skipped & (rest != 0), self._following(self._read_slot), self._read_slot)),
             beat.eq(Mux(skipped, 0, self._read_beat)),

@@ -321,7 +321,8 @@ def numbers(bench):
 
 
 @pytest.mark.parametrize("width", [32, 64, 128, 512])
-@pytest.mark.parametrize("commands, count", [(32, 7), (32, 22), (32, 23), (32, 24), (32, 25), (32, 40), (24, 15), (24, 20), (8, 12)])
+@pytest.mark.parametrize("commands, count", [
+    (32, 7), (32, 22), (32, 23), (32, 24), (32, 25), (32, 40), (24, 15), (24, 20), (8, 12)])
 def test_kept_commands_are_not_read_again(width, commands, count):
     """Run, again with and without ``keep``, from an offset within; what is behind the kept ones comes from memory."""
     program, kept = [*numbered(count), END], min(count + 1, commands - 8)
