@@ -18,8 +18,9 @@ from tilewright.gen.yosys import YosysError, yosys_version
 
 from . import report as reporting
 from .estimate import check_fits
-from .flow import FLOWS, SEED
+from .flow import FLOWS
 from .parts import PARTS
+from .reroute import late_drivers, unroute
 from .tools import find_tool
 
 __all__ = ["build"]
@@ -28,6 +29,8 @@ _STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main an
            "Running Static": "placing", "Running simulated": "refining the placement", "Routing": "routing",
            "Running router2": "routing"}
 _STAGE = re.compile(rf"^Info: ({'|'.join(_STAGES)})\b(?! globals)")
+LIMIT = 0.975
+"""Part of the clock's period from which on a path counts as late when its nets are routed again."""
 _TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to (?:place|find legal placement)|no BELs remaining|"
                         r"failed to (?:place|legali[sz]e)).*)")
 
@@ -62,10 +65,13 @@ def build(board, config, folder, *, tools="auto", progress=lambda text: None):
 
     step("generating Verilog", lambda: _write_sources(board, config, folder, flow))
     step("synthesis", lambda: _synthesise(folder, name, flow))
+    arguments = flow.route_command(part, name=name, frequency=board.frequency, router=board.router, seed=board.seed)
+    arguments += flow.keep_arguments(name) if board.reroute else ()
     step("place and route", lambda: _run(
-        router, flow.route_command(part, name=name, frequency=board.frequency, algorithm=board.router), folder,
-        f"{name}.nextpnr.log", progress=progress,
+        router, arguments, folder, f"{name}.nextpnr.log", progress=progress,
         too_large=f"configuration {config.name} is too large for {part.name} on {name}"))
+    if board.reroute:
+        step("routing late nets again", lambda: _reroute(router, flow, board, folder))
     step("packing the bitstream", lambda: _run(packer, flow.pack_command(name), folder, f"{name}.pack.log"))
     report = _report(board, part, flow, config, folder, seconds, {"yosys": f"pyosys {yosys_version()}",
                                                                  flow.router: router.version,
@@ -101,6 +107,21 @@ def _synthesise(folder, name, flow):
         finally:
             shutil.copy(work / "yosys.log", folder / f"{name}.yosys.log")
         shutil.move(work / "design.json", folder / f"{name}.json")
+
+
+def _reroute(tool, flow, board, folder):
+    """Let ``board.reroute`` find other ways for the nets on paths that are late, or nearly so."""
+    name = board.name
+    design, delays = folder / f"{name}.routes.json", folder / f"{name}.sdf"
+    with delays.open() as lines:
+        late = late_drivers(lines, LIMIT * 1e12 / board.frequency)
+    netlist = json.loads(design.read_text())
+    unroute(netlist, late, router=board.reroute)
+    design.write_text(json.dumps(netlist))
+    _run(tool, flow.reroute_command(PARTS[board.part], name=name, frequency=board.frequency), folder,
+         f"{name}.reroute.log")
+    for file in (design, delays):   # 200 MB
+        file.unlink()
 
 
 def _run(tool, arguments, folder, log, *, progress=lambda text: None, too_large=None):
@@ -144,7 +165,7 @@ def _report(board, part, flow, config, folder, seconds, tools):
     files = (f"{name}.v", f"{name}.{flow.constraints}", f"{name}.{flow.bitstream}")
     return {
         "board": name, "title": board.title, "part": part.name, "configuration": asdict(config),
-        "configuration_hash": config.sha256, "frequency_mhz": board.frequency / 1e6, "seed": SEED,
+        "configuration_hash": config.sha256, "frequency_mhz": board.frequency / 1e6, "seed": board.seed,
         "bitstream": f"{name}.{flow.bitstream}",
         "resources": reporting.resources(routed, flow), "clocks": clocks,
         "timing_met": bool(clocks) and all(clock["met"] for clock in clocks.values()),

@@ -8,11 +8,7 @@ from tilewright.gen.yosys import run_script
 
 from .multipliers import use_registers
 
-__all__ = ["Flow", "FLOWS", "SEED"]
-
-SEED = 1
-"""Seed of placement: with the same inputs and tools the bitstream is the same."""
-
+__all__ = ["Flow", "FLOWS"]
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
@@ -55,12 +51,24 @@ class Flow:
         self.pack(netlist["modules"][top])
         path.write_text(json.dumps(netlist))
 
-    def route_command(self, part, *, name, frequency, algorithm):
-        """Arguments of the router; ``frequency`` in Hz is for clocks without a constraint of their own, ``algorithm``
-        as ``Board.router``."""
-        return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", f"{name}.json",
-                self.write, f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--seed", str(SEED),
-                "--placer", self.placer, "--router", algorithm, "--freq", f"{frequency / 1e6:g}", "--timing-allow-fail"]
+    def route_command(self, part, *, name, frequency, router, seed):
+        """Arguments that place and route the netlist; ``frequency`` in Hz is for clocks without a constraint of their
+        own, ``router`` nextpnr's."""
+        return [*self._common(part, name, frequency), "--json", f"{name}.json", "--seed", str(seed),
+                "--placer", self.placer, "--router", router]
+
+    def reroute_command(self, part, *, name, frequency):
+        """Arguments that route what is not routed in the design that an earlier run wrote with ``keep_arguments``."""
+        return [*self._common(part, name, frequency), "--json", f"{name}.routes.json", "--no-pack", "--no-place"]
+
+    def keep_arguments(self, name):
+        """Arguments that write the routed design, and its delays."""
+        return ["--write", f"{name}.routes.json", "--sdf", f"{name}.sdf"]
+
+    def _common(self, part, name, frequency):
+        return [*part.device, *(word.format(name=name) for word in self.constrain), self.write,
+                f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--freq", f"{frequency / 1e6:g}",
+                "--timing-allow-fail"]
 
     def pack_command(self, name):
         """Arguments of the packer."""

@@ -50,6 +50,8 @@ class Board:
     loader : str                 the board as openFPGALoader calls it
     baud : int                   UART, bits a second
     router : str                 nextpnr's router: router2 where the first one does not come to an end
+    reroute : str or None        the one that routes the nets on late paths again
+    seed : int                   of the placement: with the same inputs and tools the bitstream is the same
     flash_only : bool            as it is delivered, the part can only be loaded from the board's flash
     """
 
@@ -63,6 +65,8 @@ class Board:
     loader: str
     baud: int = BAUD
     router: str = "router1"
+    reroute: str | None = None
+    seed: int = 1
     flash_only: bool = False
 
     def load_configuration(self):

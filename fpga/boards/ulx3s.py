@@ -19,7 +19,7 @@ def _board(size, configuration, frequency, **options):
 
 
 BOARDS = (
-    _board("85F", "ulx3s_85f.toml", 80_000_000, router="router2"),
+    _board("85F", "ulx3s_85f.toml", 80_000_000, router="router2", reroute="router1", seed=3),
     _board("45F", "small", 80_000_000),
     _board("25F", "icepi_zero.toml", 80_000_000),
     _board("12F", "icepi_zero.toml", 80_000_000),

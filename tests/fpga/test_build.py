@@ -1,6 +1,7 @@
 """The way from a board to a bitstream, with the tools that the package brings."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Module
@@ -17,6 +18,7 @@ from tilewright.fpga.memory.pins import SdramPins
 from tilewright.fpga.memory.sdram import SdramController
 from tilewright.fpga.memory.timing import slowest
 from tilewright.fpga.parts import PARTS
+from tilewright.fpga.reroute import late_drivers
 from tilewright.fpga.tools import find_tool
 from tilewright.gen.configuration import read_configuration
 
@@ -60,6 +62,19 @@ class EchoTop(wiring.Component):
         return m
 
 
+def checked_late_drivers(lines, report):
+    """Drivers on paths of a third of the longest one's length, which is as long as nextpnr says, but for the clock's
+    tree."""
+    lines = list(lines)
+    path = max(report["critical_paths"], key=lambda each: sum(step["delay"] for step in each["path"])
+               * (each["from"] == each["to"]))
+    longest = 1000 * sum(step["delay"] for step in path["path"])
+    assert late_drivers(lines, 0.98 * longest) and not late_drivers(lines, 1.02 * longest)
+    found = late_drivers(lines, longest / 3)
+    assert len(found) > 100
+    return found
+
+
 @pytest.mark.parametrize("name", ["icepi-zero", "ulx3s-12f", "tang-primer-20k"])
 def test_board_around_a_small_design(name, tmp_path, monkeypatch):
     """Pads, PLL, memory and UART of a board, at its clock; packing again gives the same bytes."""
@@ -68,9 +83,14 @@ def test_board_around_a_small_design(name, tmp_path, monkeypatch):
     monkeypatch.setattr(pins, "DirectTop", lambda config, *, family, **rates: EchoTop(
         config, memory=board.memory, **rates))
     part = PARTS[board.part]
+    steps = ["generating Verilog", "synthesis", "place and route", "packing the bitstream"]
+    if name == "ulx3s-12f":
+        board = replace(board, router="router2", reroute="router1")
+        steps.insert(3, "routing late nets again")
+        monkeypatch.setattr(builder, "late_drivers", lambda lines, limit: checked_late_drivers(
+            lines, json.loads((tmp_path / f"{name}.nextpnr.json").read_text())))
     report = builder.build(board, config, tmp_path, tools="yowasp", progress=heard.append)
 
-    steps = ["generating Verilog", "synthesis", "place and route", "packing the bitstream"]
     assert [step for step in heard if step in steps] == steps and "routing" in heard and len(heard) < 12
     assert json.loads(json.dumps(report)) == json.loads((tmp_path / "report.json").read_text())
     assert f"# {name}" in (tmp_path / "report.md").read_text()
