@@ -22,10 +22,12 @@ SEED, VOCAB, CONTEXT = 31, 61, 12
 SHAPE = {"hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn": 44, "norm_eps": 1e-5, "rotary_dim": 16,
          "rope_theta": 1e4, "rope_pairing": "interleaved"}
 NAMES = {register.offset: register.name for register in REGISTER_MAP.values()}
+KEEP = next(1 << field.lsb for field in REGISTER_MAP["control"].fields if field.name == "keep")
 
 
 class MachineTransport:
-    """Registers and memory in front of the functional machine. ``failure``: how the next program ends instead."""
+    """Registers and memory in front of the functional machine. ``failure``: how the next program ends instead;
+    ``kept``: whether each run was started with ``keep``."""
 
     def __init__(self, config, *, size=1 << 18, config_hash=None):
         self.registers = dict.fromkeys(REGISTER_MAP, 0) | {
@@ -33,7 +35,7 @@ class MachineTransport:
             "config_hash": int(config.sha256[:8], 16) if config_hash is None else config_hash}
         self.memory = bytearray(np.random.default_rng(SEED).bytes(size))
         self._machine = Machine(config, function_tables(config.functions))
-        self.failure, self.runs, self.loads = None, [], []
+        self.failure, self.runs, self.loads, self.kept = None, [], [], []
 
     async def read(self, offset):
         return self.registers[NAMES[offset]]
@@ -41,6 +43,7 @@ class MachineTransport:
     async def write(self, offset, value):
         self.registers[NAMES[offset]] = value
         if NAMES[offset] == "control" and value & 1:
+            self.kept.append(bool(value & KEEP))
             self._run()
 
     async def wait(self):
@@ -140,6 +143,27 @@ def test_tokens_as_the_golden_model_chooses_them(generator, transport, compiled,
     assert [arguments for _, arguments in transport.runs] == \
         [(step.position, step.tokens, more) for step, more in zip(generator.steps, more, strict=True)]
     assert {step.counters["cycles"] for step in generator.steps} == {1234}
+
+
+def test_commands_are_kept_from_run_to_run_of_a_program(generator, transport, compiled):
+    """Not behind another program, an error, or a load."""
+    async def run():
+        await generator.load()
+        await generator.prompt([1] * (2 * compiled.prefill_tokens))
+        await generator.next(2)
+        await generator.next(3)
+        transport.failure = ErrorCode.WATCHDOG, 64
+        with pytest.raises(ProgramError):
+            await generator.next(4)
+        transport.failure = None
+        await generator.next(4)
+        await generator.next(5)
+        await generator.load()
+        await generator.next(6)
+
+    asyncio.run(run())
+    prefill, decode = [False, True], [False, True, True, False, True]
+    assert transport.kept == [*prefill, *decode, False]
 
 
 def test_equal_to_the_golden_model(generator, compiled, model, tables):
