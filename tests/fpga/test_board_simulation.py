@@ -14,6 +14,7 @@ from tilewright.fpga.board_simulation import SimulatedBoard, build_board
 from tilewright.fpga.boards import find_board
 from tilewright.fpga.link.protocol import Command, pack_request
 from tilewright.gen.configuration import load_preset
+from tilewright.hw.commands import COMMAND_BYTES
 
 ROOT = Path(__file__).parents[2]
 STORIES = ROOT.parent / "shared/models/stories260K"
@@ -100,3 +101,19 @@ def test_faults(program, complete):
         code, _, err, figures = complete(board.port, "--weights", "int8", "--prompt", PROMPT, "--tokens", 3, "--check")
         assert (code, figures["equal"]) == (0, True), err
     assert board.decays >= 1
+
+
+def test_commands_are_kept_for_the_next_token(command, tmp_path):
+    """The first token's program is read, the next ones' but for what does not fit; with the same results."""
+    board, result = find_board("icepi-zero"), tmp_path / "run.json"
+    config = board.load_configuration()
+    with SimulatedBoard(build_board(board, config, ROOT / "build/tests/board-icepi")) as simulated:
+        code, _, _ = command(
+            "complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", simulated.port, "--baud", BAUD,
+            "--config", ROOT / "fpga/boards/icepi_zero.toml", "--context", 64, "--weights", "int8", "--prompt", PROMPT,
+            "--tokens", 5, "--check", "--json", result)
+    assert code == 0
+    first, *others = [step["counters"]["read_beats"] for step in json.loads(result.read_text())["steps"]
+                      if step["kind"] == "decode"]
+    kept = (config.program_commands - 8) * COMMAND_BYTES // config.bus_bytes
+    assert len(others) >= 3 and all(0.95 * kept < first - other <= kept for other in others), (first, others)
