@@ -10,6 +10,7 @@ from .multipliers import use_registers
 
 __all__ = ["Flow", "FLOWS"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Flow:
     """How one family is built; ``name`` below stands for the build's name, which all files have.
@@ -54,19 +55,19 @@ class Flow:
     def route_command(self, part, *, name, frequency, router, seed):
         """Arguments that place and route the netlist; ``frequency`` in Hz is for clocks without a constraint of their
         own, ``router`` nextpnr's."""
-        return [*self._common(part, name, frequency), "--json", f"{name}.json", "--seed", str(seed),
-                "--placer", self.placer, "--router", router]
+        return [*self._common(part, name, frequency, f"{name}.json"), "--seed", str(seed), "--placer", self.placer,
+                "--router", router]
 
     def reroute_command(self, part, *, name, frequency):
         """Arguments that route what is not routed in the design that an earlier run wrote with ``keep_arguments``."""
-        return [*self._common(part, name, frequency), "--json", f"{name}.routes.json", "--no-pack", "--no-place"]
+        return [*self._common(part, name, frequency, f"{name}.routes.json"), "--no-pack", "--no-place"]
 
     def keep_arguments(self, name):
         """Arguments that write the routed design, and its delays."""
         return ["--write", f"{name}.routes.json", "--sdf", f"{name}.sdf"]
 
-    def _common(self, part, name, frequency):
-        return [*part.device, *(word.format(name=name) for word in self.constrain), self.write,
+    def _common(self, part, name, frequency, design):
+        return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", design, self.write,
                 f"{name}.{self.routed}", "--report", f"{name}.nextpnr.json", "--freq", f"{frequency / 1e6:g}",
                 "--timing-allow-fail"]
 

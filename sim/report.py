@@ -199,15 +199,17 @@ class Trace:
         self._numbers, self._starts = {}, np.array([run.start - run.begin for run in self.runs])
         self.tracks = {track: self._track(grouped[TRACKS[track]]) for track in (*Unit, SEQUENCER, WAITING)}
         self.formats = sorted(self.formats)
-        self.program_bytes = np.array([self._program_bytes(number) for number in range(len(self.runs))])
+        self.program_bytes = self._program_bytes()
 
-    def _program_bytes(self, run):
+    def _program_bytes(self):
         """A command is read once for each time it is carried out, or not at all where it was kept on chip: what is
         left of the beats counted tells."""
-        tracks = {track: self.tracks[track].of(run) for track in (Unit.STREAM, Unit.LOAD, SEQUENCER)}
-        others = sum(int(track.bytes.sum()) for track in tracks.values())
-        left = self.runs[run].counters["read_beats"] * self.config.bus_bytes - others
-        return max(0, min(left, COMMAND_BYTES * len(tracks[SEQUENCER].run)))
+        runs, sequencer = len(self.runs), self.tracks[SEQUENCER]
+        read = np.array([run.counters["read_beats"] * self.config.bus_bytes for run in self.runs])
+        others = sum(np.bincount(track.run, track.bytes, runs)
+                     for track in (self.tracks[Unit.STREAM], self.tracks[Unit.LOAD], sequencer))
+        commands = np.bincount(sequencer.run, minlength=runs)
+        return np.clip(read - others.astype(np.int64), 0, COMMAND_BYTES * commands)
 
     def _track(self, events):
         """Times count from the first run's start, without what lies between runs."""

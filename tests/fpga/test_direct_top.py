@@ -65,8 +65,8 @@ def test_serial_line_to_registers_and_memory():
 
 def test_commands_of_the_flow():
     flow, part = FLOWS["ice40"], PARTS["iCE40UP5K-SG48"]
-    assert flow.route_command(part, name="n", frequency=18e6, router="router1", seed=1)[:7] == [
-        "--up5k", "--package", "sg48", "--pcf", "n.pcf", "--asc", "n.asc"]
+    assert flow.route_command(part, name="n", frequency=18e6, router="router1", seed=1)[:8] == [
+        "--up5k", "--package", "sg48", "--pcf", "n.pcf", "--json", "n.json", "--asc"]
     assert flow.pack_command("n") == ["n.asc", "n.bin"]
 
 

@@ -57,9 +57,8 @@ class Bench:
             await ctx.tick()
             if valid:
                 queue.pop(0)
-            if ready and self.asking and not outside and taken[0] == 0:
-                self.fetched[-1] += taken[2] * self.beat_bytes
             if ready and self.asking and not outside:
+                self.fetched[-1] += taken[2] * self.beat_bytes * (taken[0] == 0)
                 queue += [(taken[0], taken[1] + i * self.beat_bytes) for i in range(taken[2])]
             taken = None if ready or not self.asking else taken or self.request
             self.quiet = not queue
