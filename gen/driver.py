@@ -169,9 +169,10 @@ class Generator:
         self.position, self.steps = 0, []
 
     async def load(self):
-        """Bring the model into memory; UserError if the hardware is of another configuration."""
-        self._kept = None
+        """Bring the model into memory; UserError if the hardware is of another configuration or has too little."""
+        self._kept, last = None, self.regions[-1]
         await self.driver.check(int(self._config_hash[:8], 16))
+        await self._transport.fetch(last.base + last.size - 4, 4)   # where memory ends before, this is refused
         await self._transport.load(self.regions[0].base, self.compiled.image)
         await self.driver.configure(self.regions, watchdog=WATCHDOG)
 

@@ -104,6 +104,11 @@ class AcceleratorConfig:
         return min(32, 4096 // self.bus_bytes)
 
     @property
+    def burst_bytes(self):
+        """Bytes of it: a stream that begins at a multiple has no burst cut short at a 4 KiB boundary."""
+        return self.burst_beats * self.bus_bytes
+
+    @property
     def macs(self):
         """Multiply-accumulates a cycle at peak."""
         return self.rows * self.lanes

@@ -8,7 +8,7 @@ from tilewright.hw.config import BLOCK
 
 from .assembler import Program
 from .formats import MatrixFormat, format_of, tile_matrix
-from .image import WEIGHT_ALIGNMENT, Image
+from .image import Image
 from .plan import ceil_to
 from .requirements import check_runs_programs
 from .streams import Streams
@@ -126,7 +126,7 @@ def compile_gemm(config, weights, *, rows):
     n, k = weights.shape if fmt.name == "fp16" else weights.q.shape
     plan, beat = _plan(config, fmt, rows=rows, n=n, k=k), config.bus_bytes
     image = Image()
-    tiles = image.add(tile_matrix(weights, config).tobytes(), align=WEIGHT_ALIGNMENT)
+    tiles = image.add(tile_matrix(weights, config).tobytes(), align=config.burst_bytes)
     x_row, c_row = ceil_to(4 * k, beat), ceil_to(4 * n, beat)
     gemm = _Gemm(config, fmt, plan, rows=rows, n=n, k=k, weights=tiles, x_row=x_row, c_row=c_row)
     program = image.add(gemm.build())

@@ -10,10 +10,7 @@ from tilewright.sim.golden.rope import interleaved_order, rope_tables
 from .formats import stream_formats, tile_matrix
 from .plan import FFN_CHUNK, ceil_to
 
-__all__ = ["Image", "KvLayout", "pad_rows", "rope_rows", "layer_constants", "WEIGHT_ALIGNMENT"]
-
-WEIGHT_ALIGNMENT = 4096
-"""Where streams begin, so that no burst is cut short at a 4 KiB boundary."""
+__all__ = ["Image", "KvLayout", "pad_rows", "rope_rows", "layer_constants"]
 
 
 class Image:
@@ -149,7 +146,7 @@ def layer_constants(image, config, shape, weights, context, tables):
         offsets["rope"] = tables[parameters]
     for name, data in (("projections", b"".join(tiles(name) for name in ("k_proj", "v_proj", "q_proj"))),
                        ("o_proj", tiles("o_proj")), ("up", b"".join(chunks)), ("down_proj", tiles("down_proj"))):
-        offsets[name] = image.add(data, align=WEIGHT_ALIGNMENT)
+        offsets[name] = image.add(data, align=config.burst_bytes)
     return offsets, formats
 
 

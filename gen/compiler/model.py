@@ -8,7 +8,7 @@ from tilewright.hw.commands import Dest, Element, Opcode, Operand, Reduce, Scala
 from .assembler import Dynamic, Program
 from .builder import CONSTANTS, IO, LayerBuilder, Place, fp32
 from .formats import MatrixFormat, format_of, tile_matrix, widest_format
-from .image import WEIGHT_ALIGNMENT, Image, KvLayout, layer_constants, pad_rows
+from .image import Image, KvLayout, layer_constants, pad_rows
 from .layer import kv_layout
 from .plan import LOGITS, Ends, ceil_to, plan_layer
 from .streams import Streams
@@ -75,15 +75,17 @@ def compile_model(config, model, *, context, kv_format="int8", step=lambda text:
     compiler.put_ends(image, step)
     places = compiler.put_layers(image, step)
     step("writing programs")
+    prefill_tokens, io, causal = compiler.plans[False].tokens, compiler.io, True in compiler.plans
+    # Where prefill takes one token at a time, decode's program serves for both.
+    shared = causal and prefill_tokens == 1
     entries, labels = {}, {}
-    for decode in compiler.plans:
-        program = _Entry(compiler, places, decode).build()
+    for decode in [True] if shared else compiler.plans:
+        program = _Entry(compiler, places, decode, optional_head=shared or not decode).build()
         entries[decode] = image.add(program.assemble())
         labels |= program.labels(entries[decode])
     last = places[-1]
-    prefill_tokens, io = compiler.plans[False].tokens, compiler.io
     return CompiledModel(
-        image=image.data, prefill=entries[False], decode=entries.get(True), prefill_tokens=prefill_tokens,
+        image=image.data, prefill=entries[shared], decode=entries.get(True), prefill_tokens=prefill_tokens,
         context=context, vocab=len(model.tensors["embedding"]),
         caches=tuple((place.kv, place.cache) for place in places), kv_bytes=last.cache + last.kv.size,
         labels=labels, **io)
@@ -141,7 +143,7 @@ class _Compiler:
             step("placing lm_head")
             self.formats["lm_head"] = MatrixFormat(config, format_of(tensors["lm_head"]))
             self.constants["lm_head"] = image.add(tile_matrix(tensors["lm_head"], config).tobytes(),
-                                                  align=WEIGHT_ALIGNMENT)
+                                                  align=config.burst_bytes)
 
     def put_layers(self, image, step):
         """Places of the layers."""
@@ -153,18 +155,18 @@ class _Compiler:
             constants, formats = layer_constants(image, self.config, shape, weights, self.context, tables)
             places.append(Place(constants=constants | self.constants, formats=formats | self.formats, kv=kv,
                                 cache=cache, context=self.context, name=f"{index} "))
-            cache += ceil_to(kv.size, WEIGHT_ALIGNMENT)
+            cache += ceil_to(kv.size, self.config.burst_bytes)
         return places
 
 
 class _Entry:
     """Program of one entry point."""
 
-    def __init__(self, compiler, places, decode):
+    def __init__(self, compiler, places, decode, *, optional_head):
         self.compiler, self.config, self.decode = compiler, compiler.config, decode
         self.program = Program(self.config)
         self.streams = Streams(self.program)
-        self.more = None if decode or not compiler.ends.vocab else self.program.argument(2, "more")
+        self.more = self.program.argument(2, "more") if optional_head and compiler.ends.vocab else None
         self.plan = compiler.plans[decode]
         self.builders = [LayerBuilder(self.config, shape, self.plan, place, decode=decode, program=self.program,
                                       streams=self.streams)
@@ -250,7 +252,7 @@ class _Entry:
 
     def _behind_layers(self):
         """Plan the STREAM of lm_head ahead, where lm_head is certain to come."""
-        if self.decode and self.compiler.ends.vocab:
+        if self.more is None and self.compiler.ends.vocab:
             with self.program.label("lm_head"):
                 self._plan_head()
 

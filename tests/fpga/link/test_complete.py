@@ -71,3 +71,15 @@ def test_what_the_command_line_says(stories, command):
         code, out, err = command(*arguments)
         assert (code, out) == (2, ""), err
         assert message in err and err.startswith("tilewright: ") and err.count("\n") == 1
+
+
+def test_a_memory_too_small_is_told_before_anything_is_loaded(make_board, command):
+    """Image, KV cache and input and output have to fit, not the image alone."""
+    model = ["complete", STORIES / "stories260K.bin", "--preset", "micro", "--weights", "int8", "--backend", "uart"]
+    with make_board(memory_bytes=700 << 10) as board:
+        install(board, load_preset("micro"))
+        before = bytes(board.memory)
+        code, out, err = command(*model, "--port", board.port, "--context", 512)
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert "the board's memory has 716,800 bytes, " in err and "take a smaller model or context" in err
+        assert bytes(board.memory) == before

@@ -1,5 +1,7 @@
 """Whole models on the functional machine: tokens, logits and KV cache equal to the golden model's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,8 @@ LLAMA = {"hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 100, "n
 GEMMA = LLAMA | {"topology": "sandwich", "qk_norm": True, "activation": "gelu_tanh", "rope_pairing": "half_split"}
 PLAIN = LLAMA | {"norm": "layer_norm", "mlp": "plain", "activation": "gelu_erf", "rotary_dim": 0,
                  "biases": ("q", "k", "v", "o", "ffn")}
+CONFIGS = {name: load_preset(name) for name in ("micro", "medium")}
+CONFIGS["one row"] = replace(CONFIGS["micro"], rows=1, fp16_rows=1, pe_dsps=2)
 VOCAB = 1037   # two pieces of lm_head and a ragged third
 
 
@@ -87,7 +91,7 @@ class Bench:
         return number
 
 
-@pytest.mark.parametrize("preset", ["micro", "medium"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("weights, kv_format", [("int8", "int8"), ("fp16", "fp16"), ("int4", "int8")])
 @pytest.mark.parametrize("shapes, options", [
     ((LLAMA, LLAMA), {}),
@@ -95,9 +99,9 @@ class Bench:
     ((PLAIN, PLAIN), {"positions": 64, "scale": 2.5,
                       "ends": ("embed_norm", "final_norm", "lm_head", "lm_head_bias")}),
 ], ids=["llama", "gemma", "plain"])
-def test_tokens_in_tokens_out(preset, weights, kv_format, shapes, options):
+def test_tokens_in_tokens_out(config, weights, kv_format, shapes, options):
     model = random_model([LayerShape(**shape) for shape in shapes], weights=weights, seed=21, **options)
-    bench = Bench(load_preset(preset), model, context=48, kv_format=kv_format)
+    bench = Bench(config, model, context=48, kv_format=kv_format)
     prompt, most = np.random.default_rng(2).integers(0, VOCAB, 31), bench.compiled.prefill_tokens
     for first in range(0, len(prompt), most):
         token = bench.check(prompt[first:first + most])
@@ -105,15 +109,17 @@ def test_tokens_in_tokens_out(preset, weights, kv_format, shapes, options):
         token = bench.check(token, decode=True)
 
 
-@pytest.mark.parametrize("preset", ["micro", "medium"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("shapes, options", [
     ((LLAMA, LLAMA), {}), ((PLAIN | {"window": 9},), {"positions": 64, "ends": ("lm_head", "lm_head_bias")}),
 ], ids=["llama", "plain"])
-def test_lm_head_behind_the_last_chunk_alone(preset, shapes, options):
-    """Chunks before it write nothing but their keys and values; what follows is what it is without chunks."""
+def test_lm_head_behind_the_last_chunk_alone(config, shapes, options):
+    """Chunks before it write nothing but their keys and values; what follows is what it is without chunks. An array of
+    one row, which takes one token at a time, has one program for prompt and decode."""
     model = random_model([LayerShape(**shape) for shape in shapes], seed=24, **options)
-    bench = Bench(load_preset(preset), model, context=48, kv_format="int8")
+    bench = Bench(config, model, context=48, kv_format="int8")
     most = bench.compiled.prefill_tokens
+    assert (most == 1) == (bench.compiled.prefill == bench.compiled.decode) == (config.rows == 1)
     *before, last = np.split(np.random.default_rng(4).integers(0, VOCAB, 2 * most + 1), [most, 2 * most])
     for chunk in before:
         rest = slice(4 * len(chunk), None)
