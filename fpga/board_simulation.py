@@ -10,6 +10,7 @@ from pathlib import Path
 from tilewright.gen.errors import ToolError
 from tilewright.sim.loop import build_loop
 
+from .boards.board import SdramMemory
 from .direct_top import DirectTop
 from .memory.timing import slowest
 from .top import BoardTop
@@ -25,15 +26,14 @@ END_SECONDS = 10
 
 
 def build_board(board, config, folder):
-    """Program that simulates ``board`` with the accelerator ``config``, built in ``folder``; it needs a board with
-    SDRAM, or with the engine alone. Raises ToolError, which names the log."""
+    """Program that simulates ``board`` with the accelerator ``config``, built in ``folder``. Raises ToolError, which
+    names the log."""
     line = {"frequency": board.frequency, "baud": board.frequency // BIT_CYCLES, "patience": PATIENCE_CYCLES}
     defines = {"BIT_CYCLES": BIT_CYCLES}
-    if not config.vector_lanes:
-        return build_loop(DirectTop(config, **line), HDL / "board_line.cpp", folder=folder,
-                          defines=defines | {"NO_SDRAM": 1})
+    top = BoardTop(config, memory=board.memory, **line) if config.vector_lanes else DirectTop(config, **line)
+    if not isinstance(board.memory, SdramMemory):
+        return build_loop(top, HDL / "board_line.cpp", folder=folder, defines=defines | {"NO_SDRAM": 1})
     timing = slowest(*board.memory.parts)
-    top = BoardTop(config, memory=board.memory, **line)
     model = ", ".join(f".{name}({value})" for name, value in timing.model_parameters(board.frequency).items())
     return build_loop(top, HDL / "board_line.cpp", folder=folder, defines=defines,
                       top="board_bench", hdl=(HDL / "board_bench.sv", HDL / "sdram_model.sv"),

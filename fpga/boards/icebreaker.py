@@ -11,6 +11,6 @@ __all__ = ["BOARDS"]
 
 BOARDS = (
     Board(name="icebreaker", title="iCEBreaker", platform="icebreaker:ICEBreakerPlatform", part="iCE40UP5K-SG48",
-          configuration="nano", frequency=12_000_000, memory=SinglePortMemory(bytes=128 << 10),
+          configuration="nano", frequency=24_000_000, memory=SinglePortMemory(bytes=128 << 10),
           loader="ice40_generic", flash_only=True),
 )

@@ -48,8 +48,6 @@ class BoardPins(Elaboratable):
         return m
 
     def _build_clock(self, m, platform):
-        if self._family == "ice40" and self._board.frequency == platform.default_clk_frequency:
-            return      # the platform makes ``sync`` of the pin; its reset lasts until block RAM can be read
         pin = platform.request(platform.default_clk, dir="-")
         pad = pin.io if self._family == "ice40" else None     # its loop sits at the pin
         m.submodules.pll = pll = Pll(family=self._family, input_frequency=platform.default_clk_frequency,

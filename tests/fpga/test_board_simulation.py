@@ -117,3 +117,17 @@ def test_commands_are_kept_for_the_next_token(command, tmp_path):
                       if step["kind"] == "decode"]
     kept = (config.program_commands - 8) * COMMAND_BYTES // config.bus_bytes
     assert len(others) >= 3 and all(0.95 * kept < first - other <= kept for other in others), (first, others)
+
+
+def test_a_model_in_block_ram_alone(command, tmp_path):
+    """Image, KV cache and all else of stories260K fit into the part's block RAM with 48 positions, not with 64."""
+    board, result = find_board("ulx3s-85f-on-chip"), tmp_path / "run.json"
+    with SimulatedBoard(build_board(board, board.load_configuration(), ROOT / "build/tests/board-chip")) as simulated:
+        model = ["complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", simulated.port, "--baud", BAUD,
+                 "--config", ROOT / "fpga/boards/ulx3s_85f_on_chip.toml", "--weights", "int4", "--prompt", PROMPT]
+        code, out, err = command(*model, "--context", 64)
+        assert (code, out) == (2, "") and f"the board's memory has {board.memory.bytes:,} bytes" in err
+        code, _, err = command(*model, "--context", 48, "--tokens", 6, "--check", "--json", result)
+        assert code == 0, err
+    figures = json.loads(result.read_text())
+    assert figures["equal"] and len(figures["tokens"]) == 6

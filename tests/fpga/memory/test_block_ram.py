@@ -6,10 +6,10 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from tilewright.fpga.memory.block_ram import BlockRam
+from tilewright.fpga.memory.block_ram import BANK_WORDS, BlockRam
 
 SEED = 9
-SIZE = 4096
+SIZE = 11 * 4096   # of 32 bits five banks and a half, two groups of them; of 128 one and a part
 
 
 async def read_burst(ctx, axi, address, length, rng, stall):
@@ -82,9 +82,12 @@ def simulate(width, testbench):
 def test_contents(width, stall):
     async def testbench(ctx, dut, rng):
         beat, model = width // 8, bytearray(SIZE)
+        borders = range(BANK_WORDS * beat, SIZE, BANK_WORDS * beat)
         for _ in range(25):
             length = rng.choice([1, 2, 3, rng.randint(1, 40)])
             at = rng.randrange(SIZE // beat - length + 1) * beat
+            if rng.random() < 0.4:
+                at = rng.choice(borders) - length // 2 * beat
             beats = [(rng.getrandbits(width), rng.getrandbits(beat)) for _ in range(length)]
             assert await write_burst(ctx, dut.write, at, beats, rng, stall) == 0
             for i, (data, strobe) in enumerate(beats):
@@ -119,10 +122,29 @@ def test_rate():
     simulate(32, testbench)
 
 
+def test_no_gap_between_bursts():
+    async def testbench(ctx, dut, rng):
+        axi, asked, beats, cycle = dut.read, 0, [], 0
+        ctx.set(axi.arvalid, 1)
+        ctx.set(axi.arlen, 3)
+        ctx.set(axi.rready, 1)
+        while len(beats) < 40:
+            *_, arready, rvalid, last = await ctx.tick().sample(axi.arready, axi.rvalid, axi.rlast)
+            cycle += 1
+            asked += arready
+            ctx.set(axi.araddr, 16 * asked)
+            if rvalid:
+                beats.append((cycle, last))
+        assert [last for _, last in beats] == [0, 0, 0, 1] * 10
+        assert beats[-1][0] - beats[0][0] == 39
+
+    simulate(64, testbench)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"bytes": 5000}, "bytes must be a power of two from 4096 on, not 5000"),
+    ({"bytes": 5000}, "bytes must be a multiple of 4096, not 5000"),
     ({"width": 16}, "width must be 32, 64 or 128, not 16"),
-    ({"address_width": 12}, "address_width must be at least 13, not 12"),
+    ({"address_width": 12}, "address_width must be at least 16, not 12"),
 ])
 def test_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
