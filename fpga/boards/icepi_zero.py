@@ -10,6 +10,5 @@ __all__ = ["BOARDS"]
 BOARDS = (
     Board(name="icepi-zero", title="Icepi Zero 1.3", platform="icepi_zero:IcepiZero1_3Platform",
           part="LFE5U-25F-6BG256", configuration="icepi_zero.toml", frequency=80_000_000,
-          memory=SdramMemory(parts=("w9825g6kh-6",), bytes=32 << 20), loader="icepi-zero",
-          seed=2),
+          memory=SdramMemory(parts=("w9825g6kh-6",), bytes=32 << 20), loader="icepi-zero"),
 )
