@@ -63,7 +63,7 @@ class BoardPins(Elaboratable):
             m.submodules.gate = Instance("DCCA", i_CLKI=pll.o, i_CE=pll.locked, o_CLKO=ClockSignal())
         else:
             m.domains.sync = ClockDomain()
-            m.d.comb += ClockSignal().eq(pll.o)
+            m.d.comb += ClockSignal().eq(pll.o)   # the PLL locks later than the block RAM of an iCE40 can be read
             m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
 
     def _build_sdram(self, m, pads, pins):

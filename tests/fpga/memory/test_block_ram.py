@@ -7,6 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from tilewright.fpga.memory.block_ram import BANK_WORDS, BlockRam
+from tilewright.gen.synthesis import synthesise
 
 SEED = 9
 SIZE = 11 * 4096   # of 32 bits five banks and a half, two groups of them; of 128 one and a part
@@ -139,6 +140,12 @@ def test_no_gap_between_bursts():
         assert beats[-1][0] - beats[0][0] == 39
 
     simulate(64, testbench)
+
+
+def test_no_block_ram_is_wasted():
+    """On ECP5: 2 KiB in each, the half bank at the end too; the rest is little beside them."""
+    area = synthesise(BlockRam(width=64, bytes=40 << 10), name="block_ram")
+    assert (area.bram, area.dsp) == (20, 0) and area.lut < 700
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
