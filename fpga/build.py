@@ -20,7 +20,7 @@ from . import report as reporting
 from .estimate import check_fits
 from .flow import FLOWS
 from .parts import PARTS
-from .reroute import late_drivers, unroute
+from .reroute import LATE, late_drivers, unroute
 from .tools import find_tool
 
 __all__ = ["build"]
@@ -29,8 +29,6 @@ _STAGES = {"Packing": "packing", "Creating initial": "placing", "Running main an
            "Running Static": "placing", "Running simulated": "refining the placement", "Routing": "routing",
            "Running router2": "routing"}
 _STAGE = re.compile(rf"^Info: ({'|'.join(_STAGES)})\b(?! globals)")
-LIMIT = 0.975
-"""Part of the clock's period from which on a path counts as late when its nets are routed again."""
 _TOO_LARGE = re.compile(r"^ERROR: (.*(?:[Uu]nable to (?:place|find legal placement)|no BELs remaining|"
                         r"failed to (?:place|legali[sz]e)).*)")
 
@@ -112,16 +110,18 @@ def _synthesise(folder, name, flow):
 def _reroute(tool, flow, board, folder):
     """Let ``board.reroute`` find other ways for the nets on paths that are late, or nearly so."""
     name = board.name
-    design, delays = folder / f"{name}.routes.json", folder / f"{name}.sdf"
-    with delays.open() as lines:
-        late = late_drivers(lines, LIMIT * 1e12 / board.frequency)
-    netlist = json.loads(design.read_text())
-    unroute(netlist, late, router=board.reroute)
-    design.write_text(json.dumps(netlist))
-    _run(tool, flow.reroute_command(PARTS[board.part], name=name, frequency=board.frequency), folder,
-         f"{name}.reroute.log")
-    for file in (design, delays):   # 200 MB
-        file.unlink()
+    design, delays = files = [folder / file for file in flow.routed_files(name)]
+    try:
+        with delays.open() as lines:
+            late = late_drivers(lines, LATE * 1e12 / board.frequency)
+        netlist = json.loads(design.read_text())
+        unroute(netlist, late, router=board.reroute)
+        design.write_text(json.dumps(netlist))
+        _run(tool, flow.reroute_command(PARTS[board.part], name=name, frequency=board.frequency), folder,
+             f"{name}.reroute.log")
+    finally:
+        for file in files:   # 200 MB
+            file.unlink(missing_ok=True)
 
 
 def _run(tool, arguments, folder, log, *, progress=lambda text: None, too_large=None):

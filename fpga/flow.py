@@ -60,11 +60,16 @@ class Flow:
 
     def reroute_command(self, part, *, name, frequency):
         """Arguments that route what is not routed in the design that an earlier run wrote with ``keep_arguments``."""
-        return [*self._common(part, name, frequency, f"{name}.routes.json"), "--no-pack", "--no-place"]
+        return [*self._common(part, name, frequency, self.routed_files(name)[0]), "--no-pack", "--no-place"]
+
+    def routed_files(self, name):
+        """Of ``keep_arguments``: the routed design, its delays."""
+        return f"{name}.routes.json", f"{name}.sdf"
 
     def keep_arguments(self, name):
         """Arguments that write the routed design, and its delays."""
-        return ["--write", f"{name}.routes.json", "--sdf", f"{name}.sdf"]
+        design, delays = self.routed_files(name)
+        return ["--write", design, "--sdf", delays]
 
     def _common(self, part, name, frequency, design):
         return [*part.device, *(word.format(name=name) for word in self.constrain), "--json", design, self.write,

@@ -7,8 +7,10 @@ Of what is left to router1 each net then has the fastest way that it can get.
 import re
 from collections import defaultdict
 
-__all__ = ["late_drivers", "unroute"]
+__all__ = ["late_drivers", "unroute", "LATE"]
 
+LATE = 0.975
+"""Part of the clock's period from which on a path counts as late."""
 _NUMBER = re.compile(r"\(([\d.:-]+)\)")
 _CHECKED = re.compile(r"\(SETUPHOLD \((?:posedge|negedge) (\S+)\) \((?:posedge|negedge) (\S+)\) \(([-\d.:]+)\)")
 
