@@ -116,7 +116,8 @@ def test_commands_are_kept_for_the_next_token(command, tmp_path):
     first, *others = [step["counters"]["read_beats"] for step in json.loads(result.read_text())["steps"]
                       if step["kind"] == "decode"]
     kept = (config.program_commands - 8) * COMMAND_BYTES // config.bus_bytes
-    assert len(others) >= 3 and all(0.95 * kept < first - other <= kept for other in others), (first, others)
+    spared = [first - other for other in others]     # less what longer keys and values take: a whole tile now and then
+    assert len(spared) >= 3 and 0.95 * kept < spared[0] <= kept and min(spared) > 0.85 * kept, (first, others)
 
 
 def test_a_model_in_block_ram_alone(command, tmp_path):
