@@ -14,7 +14,7 @@ from tilewright.fpga.link.host import LinkError, SerialTransport
 SEED = 21
 
 
-def together(bench, host, *, noise=lambda data: data, timeout=6):
+def together(bench, host, *, noise=lambda data: data, timeout=30):
     """Run ``host(transport)``, a coroutine function, in a thread of its own against the bench's bridge."""
     end, far = os.openpty()
     tty.setraw(far)
@@ -23,6 +23,7 @@ def together(bench, host, *, noise=lambda data: data, timeout=6):
     def talk():
         try:
             with SerialTransport(os.ttyname(far), baud=1_000_000, timeout=timeout, quiet=0.3) as link:
+                link._line.write_timeout = None     # on a busy machine either end may stand still for seconds
                 asyncio.run(host(link))
         except BaseException as error:
             failed.append(error)
