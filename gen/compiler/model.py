@@ -31,7 +31,8 @@ class CompiledModel:
     argument 2 of prefill is not zero there are no logits and no chosen token: more of the sequence is to follow.
 
     image : bytes             region 0, read only
-    prefill, decode : int     offsets of the programs; decode is None where attention is not causal
+    prefill, decode : int     offsets of the programs, the same one where ``prefill_tokens`` is 1 and attention causal;
+                              decode is None where it is not
     prefill_tokens : int      most tokens of a prefill run; where attention is not causal, the sequence fits into one
     context, vocab : int      positions, at most; token numbers
     caches : tuple            (KvLayout, offset in region 1) of each layer

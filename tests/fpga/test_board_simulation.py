@@ -110,14 +110,13 @@ def test_commands_are_kept_for_the_next_token(command, tmp_path):
     with SimulatedBoard(build_board(board, config, ROOT / "build/tests/board-icepi")) as simulated:
         code, _, _ = command(
             "complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", simulated.port, "--baud", BAUD,
-            "--config", ROOT / "fpga/boards/icepi_zero.toml", "--context", 64, "--weights", "int8", "--prompt", PROMPT,
-            "--tokens", 5, "--check", "--json", result)
+            "--config", ROOT / "fpga/boards/icepi_zero.toml", "--context", 64, "--weights", "int8", "--prompt", "Once",
+            "--tokens", 5, "--check", "--json", result)     # all in the KV cache's first tile of 8 positions
     assert code == 0
     first, *others = [step["counters"]["read_beats"] for step in json.loads(result.read_text())["steps"]
                       if step["kind"] == "decode"]
     kept = (config.program_commands - 8) * COMMAND_BYTES // config.bus_bytes
-    spared = [first - other for other in others]     # less what longer keys and values take: a whole tile now and then
-    assert len(spared) >= 3 and 0.95 * kept < spared[0] <= kept and min(spared) > 0.85 * kept, (first, others)
+    assert len(others) >= 3 and all(0.95 * kept < first - other <= kept for other in others), (first, others)
 
 
 def test_a_model_in_block_ram_alone(command, tmp_path):

@@ -14,7 +14,7 @@ from tilewright.fpga.link.host import LinkError, SerialTransport
 SEED = 21
 
 
-def together(bench, host, *, noise=lambda data: data, timeout=30):
+def together(bench, host, *, noise=lambda data: data, timeout=6):
     """Run ``host(transport)``, a coroutine function, in a thread of its own against the bench's bridge."""
     end, far = os.openpty()
     tty.setraw(far)
