@@ -50,6 +50,9 @@ class GoldenGenerator:
 
     async def prompt(self, tokens):
         """Take in tokens; returns the token chosen to follow them."""
+        return self._take_in(tokens)
+
+    def _take_in(self, tokens):
         check_tokens(tokens, self.position, vocab=len(self.model.tensors["embedding"]), context=self.context)
         x = golden.final_states(self.model, self.caches, np.asarray(tokens), self.position, self._tables)
         self.position += len(tokens)
@@ -63,6 +66,9 @@ class GoldenGenerator:
 
     async def embedding(self, tokens, hidden):
         """An encoder's vector for a whole sequence, float32 [hidden]."""
+        return self._embed(tokens, hidden)
+
+    def _embed(self, tokens, hidden):
         check_tokens(tokens, 0, vocab=len(self.model.tensors["embedding"]), context=self.context)
         return golden.sentence_embedding(self.model, np.asarray(tokens), self._tables)[:hidden]
 

@@ -41,7 +41,8 @@ class Driver:
     ``transport`` has coroutines ``read(offset) -> int`` and ``write(offset, value)`` for 32-bit registers, and
     ``wait()``, which returns when the interrupt is pending. For memory, which ``Generator`` needs, it has
     ``load(address, data)`` and ``fetch(address, size) -> bytes``; addresses and sizes are multiples of 4. One whose
-    accesses take long may have ``read_words(offset, count)``, which reads registers that follow one another.
+    accesses take long may have ``read_words(offset, count)`` and ``write_words(offset, values)``, for registers that
+    follow one another.
     """
 
     def __init__(self, transport):
@@ -54,6 +55,14 @@ class Driver:
     async def write(self, name, value):
         """Write a whole register."""
         await self._transport.write(REGISTER_MAP[name].offset, value)
+
+    async def write_words(self, offset, values):
+        """Write registers that follow one another."""
+        if hasattr(self._transport, "write_words"):
+            await self._transport.write_words(offset, values)
+        else:
+            for i, value in enumerate(values):
+                await self._transport.write(offset + 4 * i, value)
 
     async def read_fields(self, name):
         """Fields of a register by name."""

@@ -18,8 +18,8 @@ from tilewright.hw.config import AcceleratorConfig, ConfigError
 from tilewright.sim.golden.model import TransformerModel
 from tilewright.sim.golden.weights import Int4Matrix
 
-__all__ = ["Package", "compile_package", "whole_model", "write_package", "read_package", "is_package", "CONTEXT",
-           "FORMAT"]
+__all__ = ["Package", "compile_package", "positions", "whole_model", "write_package", "read_package", "is_package",
+           "CONTEXT", "FORMAT"]
 
 FORMAT = 2
 """Version of the manifest."""
@@ -35,7 +35,7 @@ _PLAIN = [field.name for field in fields(CompiledModel) if field.name not in ("i
 class Package:
     """A model compiled for a configuration, with what a host needs to talk to it.
 
-    compiled : CompiledModel
+    compiled : CompiledModel       or ``gen.offload.OffloadedModel`` where the host runs the model
     config : AcceleratorConfig     the only one whose hardware runs it
     architecture : Architecture
     tokenizer : Tokenizer
@@ -44,7 +44,7 @@ class Package:
     tensors : list of dict         what rounding each matrix to its format cost: the fields of TensorError
     """
 
-    compiled: CompiledModel
+    compiled: object
     config: AcceleratorConfig
     architecture: Architecture
     tokenizer: object
@@ -75,12 +75,7 @@ def compile_package(checkpoint, whole, config, *, name, weights, kv, context=Non
     step : function          told what is being done
     with_errors : bool       tell what rounding did to each matrix, which takes as long as reading them
     """
-    limit = checkpoint.architecture.max_context
-    if context is None:
-        context = min(CONTEXT, limit, config.max_context)
-    if context > limit:
-        raise UserError(f"context = {context}: is {context - limit} more than the model's limit of {limit}; take a "
-                        f"smaller --context")
+    context = positions(checkpoint, config, context)
     _check_held(whole, config)
     compiled = compile_model(config, whole, context=context, kv_format=kv, step=step)
     if with_errors:
@@ -88,6 +83,18 @@ def compile_package(checkpoint, whole, config, *, name, weights, kv, context=Non
     return Package(compiled=compiled, config=config, architecture=checkpoint.architecture,
                    tokenizer=checkpoint.tokenizer(), model=name, weights=weights, kv=kv,
                    tensors=[asdict(each) for each in checkpoint.tensor_errors(weights)] if with_errors else [])
+
+
+def positions(checkpoint, config, context):
+    """Positions of a package for which ``context`` were asked, None for the usual number; UserError where the model
+    has fewer."""
+    limit = checkpoint.architecture.max_context
+    if context is None:
+        return min(CONTEXT, limit, config.max_context)
+    if context > limit:
+        raise UserError(f"context = {context}: is {context - limit} more than the model's limit of {limit}; take a "
+                        f"smaller --context")
+    return context
 
 
 def _check_held(whole, config):

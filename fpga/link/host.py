@@ -121,6 +121,11 @@ class SerialTransport:
         """Write a 32-bit register."""
         self._ask(_Request(Command.WRITE_REGISTERS, offset, payload=value.to_bytes(4, "little")))
 
+    async def write_words(self, offset, values):
+        """Write 32-bit registers that follow one another, in one request."""
+        self._ask(_Request(Command.WRITE_REGISTERS, offset, payload=b"".join(
+            value.to_bytes(4, "little") for value in values)))
+
     async def wait(self):
         """Until the interrupt is pending."""
         started = time.monotonic()

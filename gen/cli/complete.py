@@ -71,7 +71,7 @@ def complete(
     with _Job(model, backend, check, preset, config, weights, kv, source, folder, trace, port, baud) as job:
         package = job.open(context)
         numbers = package.tokenizer.prompt(prompt)
-        if package.compiled.logits is None:
+        if package.compiled.is_encoder:
             raise UserError(f"{model}: has no lm_head, so that it completes nothing; see tilewright embed")
         report = job.run(lambda generator: _tell(job, generator, numbers, tokens, top))
     report |= {"prompt": prompt, "prompt_tokens": numbers}
@@ -100,7 +100,7 @@ def embed(
     check_writable(json_file)
     with _Job(model, backend, check, preset, config, weights, kv, source, folder, port=port, baud=baud) as job:
         package = job.open(job.checkpoint and _tokens_in(job.checkpoint, text))
-        if package.compiled.embedding is None:
+        if not package.compiled.is_encoder:
             raise UserError(f"{model}: is no encoder; see tilewright complete")
         numbers = package.tokenizer.prompt(text)
         report = job.run(lambda generator: _embedding(generator, numbers, package.architecture.hidden))
@@ -150,6 +150,7 @@ class _Job:
     def __init__(self, model, backend, check, preset, config, weights, kv, source, folder, trace=None, port=None,
                  baud=None):
         from tilewright.gen.backends import hardware_backends, open_backend
+        from tilewright.gen.compiler.requirements import check_runs_programs
         from tilewright.gen.package import is_package
 
         from .progress import Progress
@@ -170,11 +171,16 @@ class _Job:
         self.weights, self.kv = weights, kv_format(weights, kv)
         self.named = preset is not None or config is not None
         self.config = configuration_of(preset, config)
+        # Without vector unit the accelerator runs no programs; a board's multiplies for the host, which runs the model.
+        self.offloads = not self.config.vector_lanes
+        if self.offloads and self.simulates:
+            check_runs_programs(self.config)
         self.progress = Progress()
         self.steps, self.seconds, self.differences, self.words = [], 0.0, [], 0
         self._board = None
         if backend in hardware:
-            self._board = open_backend(backend, port=port, baud=baud, progress=self._loading, waiting=self._running)
+            told = {} if self.offloads else {"progress": self._loading, "waiting": self._running}
+            self._board = open_backend(backend, port=port, baud=baud, **told)
 
     def __enter__(self):
         from tilewright.gen.checkpoint import open_checkpoint
@@ -195,6 +201,7 @@ class _Job:
 
     def open(self, context):
         """The ``Package``."""
+        from tilewright.gen.offload import offload_package
         from tilewright.gen.package import compile_package, read_package, whole_model
 
         if self.checkpoint is None:
@@ -204,7 +211,7 @@ class _Job:
             self.package = read_package(self.model, self.config if self.named else None)
         else:
             self.whole = whole_model(self.checkpoint, self.weights, self.progress.update)
-            self.package = compile_package(
+            self.package = (offload_package if self.offloads else compile_package)(
                 self.checkpoint, self.whole, self.config, name=Path(self.model).stem, weights=self.weights, kv=self.kv,
                 context=context, step=self.progress.update)
         return self.package
@@ -218,7 +225,8 @@ class _Job:
 
         compiled, config = self.package.compiled, self.package.config
         if self._board is not None:
-            device = Generator(self._board, compiled, config_hash=config.sha256, step=self._step)
+            device = self._offloading() if self.offloads else Generator(
+                self._board, compiled, config_hash=config.sha256, step=self._step)
             return asyncio.run(self._on_device(task, device))
         if not self.simulates:
             return asyncio.run(self._timed(task, self._golden()))
@@ -247,16 +255,17 @@ class _Job:
 
     async def _on_device(self, task, device):
         from tilewright.gen.completion import Comparison
+        from tilewright.gen.offload import OffloadComparison
 
         self.progress.update("loading the model")
         await device.load()
         self.progress.update("prefill")
         if not self.check:
             return await self._timed(task, device)
-        both = Comparison(device=device, golden=self._golden())
+        both = (OffloadComparison if self.offloads else Comparison)(device=device, golden=self._golden())
         await both.start()
         report = await self._timed(task, both)
-        if self.package.compiled.embedding is None:
+        if not self.package.compiled.is_encoder:
             await both.finish()
         self.differences, self.words = both.differences, both.words
         return report
@@ -269,12 +278,26 @@ class _Job:
 
     def _golden(self):
         from tilewright.gen.completion import GoldenGenerator
+
+        return GoldenGenerator(self.whole, self._tables(), **self._sizes())
+
+    def _offloading(self):
+        from tilewright.gen.offload import OffloadGenerator
+
+        return OffloadGenerator(self._board, self.whole, self._tables(), config=self.config, step=self._step,
+                                product=self._multiplied, **self._sizes())
+
+    def _tables(self):
         from tilewright.gen.functions import function_tables
+        from tilewright.gen.offload import offload_tables
         from tilewright.sim.layer_run import golden_tables
 
-        compiled, config = self.package.compiled, self.package.config
-        return GoldenGenerator(self.whole, golden_tables(function_tables(config.functions)), context=compiled.context,
-                               slots=[layout.slots for layout, _ in compiled.caches], kv_format=self.package.kv)
+        return (offload_tables(self.whole) if self.offloads else
+                golden_tables(function_tables(self.package.config.functions)))
+
+    def _sizes(self):
+        compiled = self.package.compiled
+        return {"context": compiled.context, "slots": compiled.slots, "kv_format": self.package.kv}
 
     def _waiting(self, cycles):
         self.progress.update(f"{self._doing()}, {cycles:,} cycles")
@@ -282,6 +305,9 @@ class _Job:
     def _loading(self, done, total):
         if not self.steps:
             self.progress.update(f"loading the model, {done:,} of {total:,} bytes")
+
+    def _multiplied(self, products):
+        self.progress.update(f"{self._doing()}, {products:,} products")
 
     def _running(self, seconds):
         self.progress.update(f"{self._doing()}, {seconds:.1f} seconds")
@@ -291,8 +317,8 @@ class _Job:
 
     def _step(self, step):
         self.steps.append(step)
-        self.progress.line(f"{step.kind} at {step.position}, tokens: {step.tokens}, "
-                           f"cycles: {step.counters['cycles']:,}")
+        spent = f"seconds: {step.seconds:.2f}" if self.offloads else f"cycles: {step.counters['cycles']:,}"
+        self.progress.line(f"{step.kind} at {step.position}, tokens: {step.tokens}, {spent}")
 
     def finish(self, report, json_file):
         """Print the figures, write them; returns the exit code."""
@@ -311,10 +337,12 @@ class _Job:
         return int(bool(self.differences))
 
     def _speed(self):
-        """Cycles and rates of the simulated runs."""
-        if not self.steps:
-            return {}
+        """Cycles and rates of the runs; an offloaded model's are the link's and the host's."""
         decode = [step for step in self.steps if step.kind == "decode"]
+        if self.offloads and decode:
+            return {"seconds_per_token": sum(step.seconds for step in decode) / len(decode)}
+        if not self.steps or self.offloads:
+            return {}
         cycles = sum(step.counters["cycles"] for step in decode)
         total = sum(step.counters["cycles"] for step in self.steps)
         return {"cycles": total, "prefill_cycles": total - cycles,
@@ -329,7 +357,7 @@ class _Job:
 
         if not decode or self.checkpoint is None:
             return None
-        slots = [layout.slots for layout, _ in self.package.compiled.caches]
+        slots = self.package.compiled.slots
         needed = sum(streamed_bytes(self.whole, slots, self.package.kv, step.position) for step in decode)
         return needed / (self.package.config.bus_bytes * sum(step.counters["cycles"] for step in decode))
 
@@ -340,6 +368,8 @@ class _Job:
         table = Table(title=f"{report['model']} on {report['configuration']}", show_header=False)
         rows = [("weights, KV cache, context", f"{report['weights']}, {report['kv']}, {report['context']}"),
                 ("seconds", f"{report['seconds']:.1f}")]
+        if "seconds_per_token" in report:
+            rows.append(("seconds a token", f"{report['seconds_per_token']:.2f}"))
         if "cycles" in report:
             rows.append(("cycles", f"{report['cycles']:,}, of them {report['prefill_cycles']:,} for the prompt"))
             if report["cycles_per_token"] is not None:

@@ -59,6 +59,16 @@ class CompiledModel:
     embedding: int | None
     labels: dict = field(default_factory=dict)
 
+    @property
+    def slots(self):
+        """Positions that each layer's cache holds."""
+        return [layout.slots for layout, _ in self.caches]
+
+    @property
+    def is_encoder(self):
+        """Whether it ends in an embedding, not in tokens."""
+        return self.logits is None
+
 
 def compile_model(config, model, *, context, kv_format="int8", step=lambda text: None):
     """Compile a model for sequences of up to ``context`` positions.

@@ -11,7 +11,7 @@ from tilewright.sim.golden import a8, fp32, matmul, vector
 from tilewright.sim.golden.kv_cache import KvCache
 from tilewright.sim.golden.rope import interleaved_order, rope_tables
 from tilewright.sim.golden.shape import LayerShape, dequantise_weights, quantise_weights
-from tilewright.sim.golden.weights import BLOCK, Int4Matrix, QuantisedMatrix
+from tilewright.sim.golden.weights import BLOCK, Int4Matrix, QuantisedMatrix, RemoteMatrix
 
 __all__ = ["LayerShape", "KvCache", "quantise_weights", "dequantise_weights", "transformer_layer", "linear",
            "normalise", "rms_norm", "layer_norm", "rotate", "attention", "self_attention", "feed_forward"]
@@ -19,6 +19,8 @@ __all__ = ["LayerShape", "KvCache", "quantise_weights", "dequantise_weights", "t
 
 def linear(x, matrix):
     """x [tokens, k] float32, rounded to the format that goes with the matrix's, times the matrix [n, k]."""
+    if isinstance(matrix, RemoteMatrix):
+        return matrix.multiply(x, matrix.matrix)
     if isinstance(matrix, QuantisedMatrix):
         return matmul.linear(*a8.quantise(x, block=BLOCK), matrix.q, matrix.d)
     if isinstance(matrix, Int4Matrix):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["BLOCK", "QuantisedMatrix", "Int4Matrix", "quantise", "quantise_int4", "dequantise",
+__all__ = ["BLOCK", "QuantisedMatrix", "Int4Matrix", "RemoteMatrix", "quantise", "quantise_int4", "dequantise",
            "stored_bytes"]
 
 BLOCK = 32
@@ -32,6 +32,17 @@ class Int4Matrix(NamedTuple):
     q: np.ndarray
     d: np.ndarray
     m: np.ndarray | None
+
+
+class RemoteMatrix(NamedTuple):
+    """A matrix whose products are computed elsewhere.
+
+    matrix : one of the others, or float16 [n, k]
+    multiply : function       of x, float32 [m, k], and the matrix: float32 [m, n]
+    """
+
+    matrix: object
+    multiply: object
 
 
 def quantise(w):

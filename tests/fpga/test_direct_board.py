@@ -1,6 +1,8 @@
-"""The board with the engine alone, down to its serial line: design and netlist under the host's own driver."""
+"""The board with the engine alone, down to its serial line: design and netlist under the host's own driver, and a
+trained model whose products come out of it."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tilewright.fpga.boards import find_board
 from tilewright.fpga.direct_top import DirectTop
 from tilewright.fpga.link.host import SerialTransport
 from tilewright.fpga.netlist import ice40_netlist
+from tilewright.gen.configuration import format_configuration
 from tilewright.gen.direct import DirectDriver
 from tilewright.gen.verilog import emit
 from tilewright.sim.golden import a8
@@ -19,6 +22,7 @@ from tilewright.sim.golden.weights import quantise
 from tilewright.sim.loop import build_loop
 
 FOLDER = Path(__file__).parents[2] / "build/tests/board-nano"
+STORIES = Path(__file__).parents[3] / "shared/models/stories260K/stories260K.bin"
 BAUD = 20_000
 """What a simulated line does in a second, roughly: the host's patience comes from it."""
 SEED = 71
@@ -64,3 +68,19 @@ def test_products_over_the_serial_line(name, make):
         simulated.press_reset()
         with SerialTransport(simulated.port, baud=BAUD) as transport:
             asyncio.run(multiply(transport, 1, 5, 32))
+
+
+def test_a_trained_models_text(command, tmp_path):
+    """Every word as the golden model's; then a reset, and a second prompt."""
+    board = find_board("tang-primer-20k")
+    config = board.load_configuration()
+    (tmp_path / "own.toml").write_text(format_configuration(config))
+    with SimulatedBoard(design(board, config)) as simulated:
+        for prompt, tokens in (("Once upon a time", 3), ("Tom", 2)):
+            code, out, err = command(
+                "complete", STORIES, "--backend", "uart", "--port", simulated.port, "--baud", BAUD, "--config",
+                "own.toml", "--prompt", prompt, "--tokens", tokens, "--context", 64, "--check", "--json", "run.json")
+            figures = json.loads((tmp_path / "run.json").read_text())
+            assert (code, figures["equal"], len(figures["tokens"])) == (0, True, tokens), err
+            assert out.strip() and figures["words_compared"] > 512 * tokens
+            simulated.press_reset()

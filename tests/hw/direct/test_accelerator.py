@@ -152,6 +152,22 @@ def test_product(m, n, k):
     run(testbench)
 
 
+def test_kept_matrices_beside_one_that_comes_each_time():
+    """More bytes than the memory has; the second kept one begins behind the first, and the other comes in parts."""
+    async def testbench(bus, config):
+        rng = np.random.default_rng(9)
+        matrices = [quantise(rng.standard_normal(size).astype(np.float32)) for size in ((6, 40), (23, 33), (32, 96))]
+        driver = DirectDriver(bus, config)
+        await driver.check()
+        await driver.keep(matrices)
+        for weights in (*matrices, matrices[1]):
+            x = rng.standard_normal((1, weights.q.shape[1])).astype(np.float32)
+            got = await driver.linear(x, weights)
+            assert np.array_equal(got.view(np.uint32), linear(*a8.quantise(x), *weights).view(np.uint32))
+        assert not any(bus.responses)
+    run(testbench)
+
+
 def test_with_and_without_scales():
     """Products without block scales between others, several tiles and rows each."""
     async def testbench(bus, config):
@@ -239,7 +255,7 @@ def test_window():
 def test_too_long_is_refused():
     config = small_config()
     q, code = np.zeros((1, 288), np.int8), np.zeros((1, 9), np.uint8)
-    with pytest.raises(UserError, match="nano: k = 288: must be at most activation_depth = 256; split"):
+    with pytest.raises(UserError, match="weights: k = 288: must be at most 256 on nano, its activation_depth; split"):
         DirectDriver(None, config).linear_a8(q, code, quantise(np.zeros((4, 288), np.float32))).send(None)
     with pytest.raises(ValueError, match="vector_lanes must be 0"):
         DirectAccelerator(load_preset("micro"))
