@@ -98,11 +98,10 @@ class DirectDriver:
         await self._transport.load(CODES, code.astype("<u4").tobytes())
 
     async def _multiply(self, *, rows, n, k, stride, tile_bytes, offset):
-        await self._set("clear_interrupt")
-        # The MATMUL waits for its weights, so that the interrupt comes when both have ended.
-        await self._issue(Unit.MATMUL, scaled=1, k=k, n=n, rows=rows, group_stride=stride, dest_stride=n)
-        await self._issue(Unit.STREAM, scaled=1, offset=offset, k=k, tiles=self._format.tiles(n),
-                          tile_stride=tile_bytes)
+        # Issued at once, so that the interrupt comes when both have ended.
+        await self._put(Unit.MATMUL, scaled=1, k=k, n=n, rows=rows, group_stride=stride, dest_stride=n)
+        await self._put(Unit.STREAM, scaled=1, offset=offset, k=k, tiles=self._format.tiles(n), tile_stride=tile_bytes)
+        await self._set("clear_interrupt", "matmul", "stream")
         await self._transport.wait()
         driver = Driver(self._transport)
         if (await driver.read_fields("status"))["error"]:
@@ -112,14 +111,14 @@ class DirectDriver:
         data = await self._transport.fetch(SCRATCHPAD, 4 * rows * n)
         return np.frombuffer(data, "<f4").reshape(rows, n)
 
-    async def _issue(self, unit, **values):
+    async def _put(self, unit, **values):
+        """Write a command's words, in as few accesses as the transport allows."""
         name, words = unit.name.lower(), encode(Opcode[unit.name], **values)
         held = [word for word in range(len(words)) if f"{name}_word{word}" in DIRECT_MAP]
         await Driver(self._transport).write_words(command_offset(unit, held[0]), words[held[0]:held[-1] + 1])
-        await self._set(name)
 
-    async def _set(self, name):
-        await self._transport.write(DIRECT_MAP["control"].offset, self._control[name])
+    async def _set(self, *names):
+        await self._transport.write(DIRECT_MAP["control"].offset, sum(self._control[name] for name in names))
 
 
 def _stride(k):

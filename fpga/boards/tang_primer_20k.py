@@ -12,5 +12,5 @@ BOARDS = (
     Board(name="tang-primer-20k", title="Tang Primer 20K on its dock",
           platform="tang_primer_20k:TangPrimer20kDockPlatform", part="GW2A-LV18PG256C8/I7",
           configuration="tang_primer_20k.toml", frequency=27_000_000, memory=BlockRamMemory(bytes=64 << 10),
-          baud=115_200, loader="tangprimer20k"),
+          baud=1_000_000, loader="tangprimer20k"),
 )

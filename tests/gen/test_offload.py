@@ -141,6 +141,19 @@ def test_tokens_and_words_of_the_golden_model(config):
     assert engine.products == 3 * MATRICES and products == list(range(1, engine.products + 1))
 
 
+def test_an_encoders_embedding(config):
+    model, engine = make_model(causal=False), Engine(config)
+    del model.tensors["lm_head"]
+    pair = both(engine, model, config)
+
+    async def run():
+        await pair.device.load()
+        return await pair.embedding([5, 60, 0], SHAPE["hidden"])
+
+    assert len(asyncio.run(run())) == pair.words == SHAPE["hidden"] and pair.differences == []
+    assert engine.products == MATRICES - 1
+
+
 def test_matrices_that_have_room_go_over_the_link_once(config):
     model, engine = make_model(), Engine(config)
     pair = both(engine, model, config)

@@ -135,6 +135,12 @@ def run(testbench, seed=1):
     simulator.run()
 
 
+async def issue(driver, unit, **values):
+    """One command on its own."""
+    await driver._put(unit, **values)
+    await driver._set(unit.name.lower())
+
+
 # Several rows at a time, in several parts, one by one; blocks of one beat, tiles of less than a block.
 @pytest.mark.parametrize("m, n, k", [
     (3, 10, 70), (4, 9, 7), (3, 5, 33), (2, 6, 1), (2, 6, 200), pytest.param(5, 21, 96, marks=pytest.mark.slow)])
@@ -189,8 +195,8 @@ def test_with_and_without_scales():
             await bus.load(WEIGHTS, padded.reshape(2, 4, k).transpose(0, 2, 1).tobytes())
             await driver._load_activations(q, code, 32 * blocks)
             await driver._set("clear_interrupt")
-            await driver._issue(Unit.MATMUL, k=k, n=n, rows=rows, group_stride=32 * blocks, dest_stride=n)
-            await driver._issue(Unit.STREAM, k=k, tiles=2, tile_stride=4 * k)
+            await issue(driver, Unit.MATMUL, k=k, n=n, rows=rows, group_stride=32 * blocks, dest_stride=n)
+            await issue(driver, Unit.STREAM, k=k, tiles=2, tile_stride=4 * k)
             await bus.wait()
             assert await bus.read(DIRECT_MAP["status"].offset) == 0b1010
             got = np.frombuffer(await bus.fetch(SCRATCHPAD, 4 * rows * n), "<u4").reshape(rows, n)
@@ -209,7 +215,7 @@ def test_errors_name_the_command_and_are_forgotten():
                 (Unit.MATMUL, {"k": 0, "n": 1, "rows": 1}, ErrorCode.BAD_FIELD),
                 (Unit.MATMUL, {"k": 64, "n": 1, "rows": 1, "activation": 224}, ErrorCode.ACTIVATION_RANGE)):
             await driver.check()
-            await driver._issue(unit, **values)
+            await issue(driver, unit, **values)
             await bus.wait()
             assert await bus.read(DIRECT_MAP["status"].offset) == 0b1100
             assert await bus.read(DIRECT_MAP["error_code"].offset) == error
@@ -224,8 +230,8 @@ def test_scratchpad_error_through_the_driver():
     async def testbench(bus, config):
         driver = DirectDriver(bus, config)
         await bus.load(WEIGHTS, bytes(4096))
-        await driver._issue(Unit.STREAM, k=32, tiles=1, tile_stride=128)
-        await driver._issue(Unit.MATMUL, k=32, n=4, rows=1, dest=1022)
+        await issue(driver, Unit.STREAM, k=32, tiles=1, tile_stride=128)
+        await issue(driver, Unit.MATMUL, k=32, n=4, rows=1, dest=1022)
         await bus.wait()
         assert await bus.read(DIRECT_MAP["error_code"].offset) == ErrorCode.SCRATCHPAD_RANGE
         await driver.check()
