@@ -86,10 +86,12 @@ def boards(as_json: JsonOption = False):
     from rich.console import Console
     from rich.table import Table
     table = Table()
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "))
+    for column in ("board", "part", "preset", "MHz", "memory", "baud"):
+        table.add_column(column, overflow="fold", no_wrap=column == "board")
     for row in rows:
-        table.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values()))
+        preset = row["configuration"]
+        table.add_row(row["name"], row["part"], "own" if preset.endswith(".toml") else preset,
+                      f"{row['frequency_mhz']:g}", f"{row['memory_kib']:,} KiB", f"{row['baud']}")
     Console().print(table)
 
 
