@@ -7,11 +7,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .ports import OKAY, SLVERR
 from .registers import CSR_ADDRESS_WIDTH, REGISTER_MAP, Access
 
 __all__ = ["AxiLite", "CsrBank"]
 
-OKAY, SLVERR = 0b00, 0b10
 READ_TOGETHER = 8   # registers
 
 

@@ -6,8 +6,10 @@ from amaranth.lib.wiring import In, Out
 from .registers import REGIONS
 
 __all__ = ["ScratchRead", "ScratchWrite", "ActivationWrite", "WeightRead", "BeatRead", "AxiRead", "AxiWrite",
-           "RamPort", "UnitStatus", "region_layout", "join_flat"]
+           "RamPort", "UnitStatus", "region_layout", "join_flat", "OKAY", "SLVERR", "DECERR"]
 
+OKAY, SLVERR, DECERR = 0b00, 0b10, 0b11
+"""Responses of AXI."""
 SCRATCH_ADDRESS_WIDTH = 16
 
 

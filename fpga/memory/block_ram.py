@@ -7,11 +7,10 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In
 
-from tilewright.hw.ports import AxiRead, AxiWrite
+from tilewright.hw.ports import DECERR, OKAY, AxiRead, AxiWrite
 
 __all__ = ["BlockRam"]
 
-DECERR = 3
 BANK_WORDS = 2048
 """Words of a bank: what a DP16KD, or Gowin's DPB, holds of bytes."""
 GROUP = 4
@@ -125,7 +124,7 @@ class BlockRam(wiring.Component):
         with m.If(stored):
             m.d.sync += [address.eq(address + (1 << self._beat_log)), active.eq(~axi.wlast)]
             with m.If(axi.wlast):
-                m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(outside, DECERR, 0))]
+                m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(outside, DECERR, OKAY))]
 
 
 def _register(m, value, name):

@@ -4,11 +4,9 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..ports import AxiRead, AxiWrite
+from ..ports import OKAY, SLVERR, AxiRead, AxiWrite
 
 __all__ = ["AxiWindow"]
-
-SLVERR = 2
 
 
 class AxiWindow(wiring.Component):
@@ -46,7 +44,7 @@ class AxiWindow(wiring.Component):
         left, failed, taken = Signal(8, reset_less=True), Signal(), Signal()
         m.d.comb += [
             taken.eq(self.valid & self.ready), self.data.eq(write.wdata), read.rlast.eq(left == 0),
-            read.rresp.eq(Mux(failed, SLVERR, 0)), write.bresp.eq(Mux(failed, SLVERR, 0)),
+            read.rresp.eq(Mux(failed, SLVERR, OKAY)), write.bresp.eq(Mux(failed, SLVERR, OKAY)),
         ]
         with m.If(taken):
             m.d.sync += [self.address.eq(self.address + 1), failed.eq(failed | self.fault)]
