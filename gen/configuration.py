@@ -42,7 +42,8 @@ def format_configuration(config):
 
 
 def parse_configuration(text, *, source):
-    """TOML text as an AcceleratorConfig: every field of it, and no other key.
+    """TOML text as an AcceleratorConfig: its fields and no other key, but that ``preset`` names the preset which those
+    come from that are not given (``name`` always is).
 
     Raises ConfigError; its message is one line that starts with ``source``.
     """
@@ -51,13 +52,18 @@ def parse_configuration(text, *, source):
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML: {error}") from None
     known = [field.name for field in fields(AcceleratorConfig)]
+    base = values.pop("preset", None)
+    if base is not None and base not in PRESETS:
+        raise ConfigError(f"{source}: preset = {base!r}: unknown; allowed are {', '.join(PRESETS)}; change preset")
     for name in values:
         if name not in known:
             raise ConfigError(f"{source}: {name} = {values[name]!r}: unknown; allowed are {', '.join(known)}; "
                               f"remove {name}")
+    if base is not None:
+        values = {name: value for name, value in asdict(load_preset(base)).items() if name != "name"} | values
     for name in known:
         if name not in values:
-            raise ConfigError(f"{source}: {name} is missing; add {name}, as in the preset micro")
+            raise ConfigError(f"{source}: {name} is missing; add {name}, as in the preset micro, or preset = \"micro\"")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return AcceleratorConfig(**values)

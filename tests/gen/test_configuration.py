@@ -41,6 +41,11 @@ def test_a_file_is_read(tmp_path):
         functions=("exp", "rsqrt"), max_head_dim=64, max_hidden=256, max_context=200)
 
 
+def test_what_a_file_leaves_out_comes_from_the_preset_it_names():
+    config = parse_configuration('preset = "small"\nname = "mine"\nprogram_commands = 64\n', source="mine.toml")
+    assert config == dataclasses.replace(load_preset("small"), name="mine", program_commands=64)
+
+
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("program_commands = 8", "program_commands = 12", ("program_commands = 12", "multiple of 8 from 8 to 4096")),
     ("\nrows = 2", "\nrows = 3", ("rows = 3", "power of two from 1 to 32", "change rows")),
@@ -49,6 +54,8 @@ def test_a_file_is_read(tmp_path):
     ("\nrows = 2", "\nrows = 2.0", ("rows = 2.0", "must be int")),
     ("\nrows = 2", "\nrows = true", ("rows = True", "must be int")),
     ("\nrows = 2", "\n", ("rows is missing", "add rows")),
+    ("\nrows = 2", '\npreset = "tiny"', ("preset = 'tiny': unknown; allowed are nano, micro", "change preset")),
+    ('name = "mine"', 'preset = "small"', ("name is missing", "add name")),
     ("\nrows = 2", "\nrows = 2\ncolumns = 3", ("columns = 3", "unknown", "allowed are name, formats")),
     ("lanes = 4", "lanes = 16", ("lanes = 16", "bus_width / 8 = 4 or bus_width / 4 = 8", "change lanes or bus_width")),
     ("address_width = 32", "address_width = 64", ("address_width = 64", "from 32 to 40")),
