@@ -1,4 +1,4 @@
-"""How fast a board tells a text: the whole board simulated, against what its memory allows.
+"""How fast a board tells a text: the whole board simulated, against what its memory, or its serial line, allows.
 
     python -m tilewright.fpga.speed ulx3s-85f --weights int8 --tokens 32 [--preset micro]
 """
@@ -31,7 +31,8 @@ def measure(board, config, folder, *, model="stories260K", weights="int8", token
     The host's own program drives the board over its serial line, and compares with the golden model. Builds and results
     go into ``folder``. ``cycles_per_token`` is the mean over the decode steps; ``least_cycles_per_token`` is what the
     weights and the KV cache alone take at the memory's best; ``counters``: mean of the accelerator's over those steps;
-    ``tokens_per_second`` is derived from the clock that the board asks for.
+    ``tokens_per_second`` is derived from the clock that the board asks for. Of a board with the engine alone these are
+    the bytes on the line a decode step, and what the board's rate allows with them.
 
     Raises ToolError where the board or the host fails.
     """
@@ -46,17 +47,21 @@ def measure(board, config, folder, *, model="stories260K", weights="int8", token
                         str(context), "--check", "--json", result], check=True, stdout=sys.stderr)
     told = json.loads(result.read_text())
     decode = [step["counters"] for step in told["steps"] if step["kind"] == "decode"]
+    counters = {name: sum(step[name] for step in decode) / len(decode) for name in decode[0]}
+    figures = {
+        "board": board.name, "configuration": config.name, "weights": weights, "tokens": len(told["tokens"]),
+        "equal": told["equal"], "words_compared": told["words_compared"], "clock_hz": board.frequency,
+        "board_cycles": simulated.cycles, "counters": counters,
+    }
+    if not config.vector_lanes:
+        return figures | {"baud": board.baud, "most_tokens_per_second": board.baud / 10 / max(counters.values())}
     memory_bytes = SDRAM_BYTES if isinstance(board.memory, SdramMemory) else config.bus_bytes
     share = told["bandwidth_share"] * config.bus_bytes / memory_bytes
     cycles = told["cycles_per_token"]
-    return {
-        "board": board.name, "configuration": config.name, "weights": weights, "tokens": len(told["tokens"]),
-        "equal": told["equal"], "words_compared": told["words_compared"], "cycles_per_token": cycles,
-        "least_cycles_per_token": share * cycles, "share_of_memory": share,
-        "bytes_per_token": share * cycles * memory_bytes, "clock_hz": board.frequency,
-        "tokens_per_second": board.frequency / cycles, "most_tokens_per_second": board.frequency / cycles / share,
-        "board_cycles": simulated.cycles,
-        "counters": {name: sum(step[name] for step in decode) / len(decode) for name in decode[0]},
+    return figures | {
+        "cycles_per_token": cycles, "least_cycles_per_token": share * cycles, "share_of_memory": share,
+        "bytes_per_token": share * cycles * memory_bytes, "tokens_per_second": board.frequency / cycles,
+        "most_tokens_per_second": board.frequency / cycles / share,
     }
 
 

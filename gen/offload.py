@@ -67,7 +67,8 @@ class OffloadGenerator(GoldenGenerator):
     Parameters
     ----------
     transport, config : as for ``DirectDriver``
-    step : function       told each ``Step`` when it is over; nothing is counted in it
+    step : function       told each ``Step`` when it is over; its counters are those of the transport: bytes sent and
+                          received, where it counts them
     product : function    told the number of products behind it
     others                as for ``GoldenGenerator``
     """
@@ -76,6 +77,7 @@ class OffloadGenerator(GoldenGenerator):
                  **others):
         self._matrices = []
         super().__init__(_with_matrices(model, self._remote), tables, **others)
+        self._transport = transport
         self._driver, self._step, self._product, self._products = DirectDriver(transport, config), step, product, 0
         self._loop = None
 
@@ -102,11 +104,15 @@ class OffloadGenerator(GoldenGenerator):
         return await self._in_thread(self._embed, tokens, hidden)
 
     async def _timed(self, kind, tokens):
-        position, started = self.position, time.perf_counter()
+        position, started, before = self.position, time.perf_counter(), self._counted()
         chosen = await self._in_thread(self._take_in, tokens)
-        self._step(Step(kind=kind, position=position, tokens=len(tokens), counters={},
+        counters = {name: count - before[name] for name, count in self._counted().items()}
+        self._step(Step(kind=kind, position=position, tokens=len(tokens), counters=counters,
                         seconds=time.perf_counter() - started))
         return chosen
+
+    def _counted(self):
+        return {name: getattr(self._transport, name) for name in ("sent", "received") if hasattr(self._transport, name)}
 
     async def _in_thread(self, function, *arguments):
         self._loop = asyncio.get_running_loop()

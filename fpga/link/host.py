@@ -80,6 +80,7 @@ class SerialTransport:
     Attributes
     ----------
     identity : Identity   what the board tells about itself
+    sent, received : int  bytes on the line
 
     Entering raises UserError where the port cannot be opened, and where what is behind it does not speak this protocol;
     then LinkError, with the name of the port, where the link is lost.
@@ -92,6 +93,7 @@ class SerialTransport:
         self._quiet, self._progress, self._waiting = quiet, progress, waiting
         self._sequence, self._received, self._heard = 0, bytearray(), bytearray()
         self.identity = None
+        self.sent = self.received = 0
 
     def __enter__(self):
         self._line = _open(self.port, self.baud)
@@ -260,9 +262,10 @@ class SerialTransport:
             raise LinkError(f"{self.port}: {request} failed {ATTEMPTS} times; the line is too noisy or the board's "
                             "memory does not answer; check the cable, or build with a lower baud rate")
         request.attempts += 1
-        self._guarded(self._line.write, pack_request(
-            request.command, request.sequence, address=request.address, length=request.length,
-            payload=request.payload))
+        frame = pack_request(request.command, request.sequence, address=request.address, length=request.length,
+                             payload=request.payload)
+        self._guarded(self._line.write, frame)
+        self.sent += len(frame)
 
     def _receive(self, deadline):
         """The next answer, or None at the deadline."""
@@ -276,6 +279,7 @@ class SerialTransport:
                 return None
             data = self._guarded(lambda: self._line.read(max(1, self._line.in_waiting)))
             self._received += data
+            self.received += len(data)
             self._heard += data[:64 - len(self._heard)]
 
     def _hush(self):

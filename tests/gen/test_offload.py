@@ -33,8 +33,8 @@ MATRICES = 2 * 7 + 1
 class Engine:
     """Registers and memories of the engine, and its products by numbers.
 
-    ``loaded``: bytes of weights that came over the link. ``failure``: how the next product ends instead; ``spoil``: the
-    number of the product whose first result has the wrong sign.
+    ``sent``: bytes that came over the link, ``loaded``: those of weights. ``failure``: how the next product ends
+    instead; ``spoil``: the number of the product whose first result has the wrong sign.
     """
 
     def __init__(self, config):
@@ -43,7 +43,7 @@ class Engine:
             DIRECT_MAP[name].offset: value for name, value in (
                 ("identity", IDENTITY), ("version", VERSION), ("config_hash", int(config.sha256[:8], 16)))}
         self.memory = np.random.default_rng(SEED).integers(0, 256, 0x4_0000, np.uint8)
-        self.loaded = self.products = 0
+        self.loaded = self.products = self.sent = 0
         self.failure = self.spoil = None
 
     async def read(self, offset):
@@ -63,6 +63,7 @@ class Engine:
         if address < SCRATCHPAD:
             assert address - WEIGHTS + len(data) <= size
             self.loaded += len(data)
+        self.sent += len(data)
         self.memory[address:address + len(data)] = np.frombuffer(data, np.uint8)
 
     async def fetch(self, address, size):
@@ -138,6 +139,9 @@ def test_tokens_and_words_of_the_golden_model(config):
     assert pair.words == 3 * VOCAB + layers * position * (2 * head_dim + 2 + 4) // 4
     assert [(step.kind, step.position, step.tokens) for step in steps] == [("prefill", 0, 4), ("decode", 4, 1),
                                                                           ("decode", 5, 1)]
+    # A word for each activation and each of their scale codes: six matrices of a layer take 32, down_proj 44.
+    row, head = 4 * 2 * (6 * (32 + 1) + (64 + 2)), 4 * (32 + 1)
+    assert [step.counters for step in steps] == [{"sent": rows * row + head} for rows in (4, 1, 1)]
     assert engine.products == 3 * MATRICES and products == list(range(1, engine.products + 1))
 
 
