@@ -22,9 +22,7 @@ def streamed_bytes(model, slots, kv_format, position):
 
     slots : positions that each layer's cache holds
     """
-    matrices = [weights[name] for shape, weights in zip(model.shapes, model.layers, strict=True)
-                for name in shape.matrix_shapes] + [model.tensors["lm_head"]]
-    total = sum(stored_bytes(matrix) for matrix in matrices)
+    total = sum(stored_bytes(matrix) for _, matrix in model.matrices())
     for cache, held in zip(model.empty_caches(1, kv_format), slots, strict=True):
         arrays = [array for array in (cache.k, cache.k_scale, cache.v, cache.v_scale) if array is not None]
         total += sum(array.nbytes for array in arrays) * min(position + 1, held)

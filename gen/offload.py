@@ -3,7 +3,6 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -49,7 +48,8 @@ def offload_package(checkpoint, whole, config, *, name, weights, kv, context=Non
 
 def check_matrices(config, model):
     """Raise UserError unless the engine multiplies by every matrix of the model."""
-    _with_matrices(model, partial(check_matrix, config))
+    for name, matrix in model.matrices():
+        check_matrix(config, name, matrix)
 
 
 def offload_tables(model):
@@ -75,15 +75,11 @@ class OffloadGenerator(GoldenGenerator):
 
     def __init__(self, transport, model, tables, *, config, step=lambda step: None, product=lambda count: None,
                  **others):
-        self._matrices = []
-        super().__init__(_with_matrices(model, self._remote), tables, **others)
+        self._matrices = [matrix for _, matrix in model.matrices()]
+        super().__init__(_remote(model, self._multiply), tables, **others)
         self._transport = transport
         self._driver, self._step, self._product, self._products = DirectDriver(transport, config), step, product, 0
         self._loop = None
-
-    def _remote(self, name, matrix):
-        self._matrices.append(matrix)
-        return RemoteMatrix(matrix, self._multiply)
 
     async def load(self):
         """Check that the hardware is of the configuration, and bring the matrices in that stay; the others are brought
@@ -147,9 +143,10 @@ def _bytes_of(cache, used):
     return np.frombuffer(data + bytes(-len(data) % 4), np.uint8)
 
 
-def _with_matrices(model, change):
-    """The model with ``change(name, matrix)`` in the place of each matrix of weights."""
-    layers = [dict(weights) | {name: change(f"layers.{index}.{name}", weights[name]) for name in shape.matrix_shapes}
-              for index, (shape, weights) in enumerate(zip(model.shapes, model.layers, strict=True))]
-    head = {name: change(name, model.tensors[name]) for name in ("lm_head",) if name in model.tensors}
-    return replace(model, layers=tuple(layers), tensors=dict(model.tensors) | head)
+def _remote(model, multiply):
+    """The model with a ``RemoteMatrix`` in the place of each matrix of weights."""
+    def remote(weights, names):
+        return dict(weights) | {name: RemoteMatrix(weights[name], multiply) for name in names}
+
+    layers = [remote(weights, shape.matrix_shapes) for shape, weights in zip(model.shapes, model.layers, strict=True)]
+    return replace(model, layers=tuple(layers), tensors=remote(model.tensors, model.tensors.keys() & {"lm_head"}))

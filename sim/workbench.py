@@ -115,8 +115,7 @@ class Workbench:
         preset, record = self.preset(name), self._folder / "record.txt"
         self.step(f"{name}: compiling {title}")
         compiled = compile_model(preset.config, model, context=context, kv_format=kv_format)
-        golden = GoldenGenerator(model, preset.tables, context=context, kv_format=kv_format,
-                                 slots=[layout.slots for layout, _ in compiled.caches])
+        golden = GoldenGenerator(model, preset.tables, context=context, kv_format=kv_format, slots=compiled.slots)
         golden.position = position
         if caches is not None:
             golden.caches = caches

@@ -121,12 +121,11 @@ class SerialTransport:
 
     async def write(self, offset, value):
         """Write a 32-bit register."""
-        self._ask(_Request(Command.WRITE_REGISTERS, offset, payload=value.to_bytes(4, "little")))
+        await self.write_words(offset, [value])
 
     async def write_words(self, offset, values):
         """Write 32-bit registers that follow one another, in one request."""
-        self._ask(_Request(Command.WRITE_REGISTERS, offset, payload=b"".join(
-            value.to_bytes(4, "little") for value in values)))
+        self._ask(_Request(Command.WRITE_REGISTERS, offset, payload=struct.pack(f"<{len(values)}I", *values)))
 
     async def wait(self):
         """Until the interrupt is pending."""

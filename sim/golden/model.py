@@ -37,6 +37,14 @@ class TransformerModel:
         if len(self.shapes) != len(self.layers) or not self.shapes:
             raise ValueError(f"{len(self.shapes)} shapes for {len(self.layers)} layers: as many, and at least one")
 
+    def matrices(self):
+        """Yield (name, matrix) of each matrix of weights, such as layers.0.q_proj; lm_head last."""
+        for index, (shape, weights) in enumerate(zip(self.shapes, self.layers, strict=True)):
+            for name in shape.matrix_shapes:
+                yield f"layers.{index}.{name}", weights[name]
+        if "lm_head" in self.tensors:
+            yield "lm_head", self.tensors["lm_head"]
+
     def empty_caches(self, slots, kv_format="int8"):
         """A ``KvCache`` for each layer; ``slots`` is a number, or one for each layer."""
         slots = [slots] * len(self.shapes) if isinstance(slots, int) else slots

@@ -13,14 +13,10 @@ from tilewright.gen.errors import UserError
 from tilewright.gen.functions import function_tables
 from tilewright.hw.registers import IDENTITY, REGISTER_MAP, VERSION, ErrorCode
 from tilewright.sim.golden.functions import table_from
-from tilewright.sim.golden.layer import LayerShape, quantise_weights
-from tilewright.sim.golden.model import TransformerModel, greedy
-from tilewright.sim.golden.weights import quantise
+from tilewright.sim.golden.model import greedy
 from tilewright.sim.machine import Machine
 
 SEED, VOCAB, CONTEXT = 31, 61, 12
-SHAPE = {"hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn": 44, "norm_eps": 1e-5, "rotary_dim": 16,
-         "rope_theta": 1e4, "rope_pairing": "interleaved"}
 NAMES = {register.offset: register.name for register in REGISTER_MAP.values()}
 KEEP = next(1 << field.lsb for field in REGISTER_MAP["control"].fields if field.name == "keep")
 
@@ -80,17 +76,8 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def model():
-    print(f"seed {SEED}")
-    rng, shape = np.random.default_rng(SEED), LayerShape(**SHAPE)
-    layers = [quantise_weights(shape, {name: rng.normal(size=size) / np.sqrt(size[1])
-                                       for name, size in shape.matrix_shapes.items()}
-                               | {name: rng.normal(1, 0.1, size=size) for name, size in shape.vector_sizes.items()},
-                               "int8") for _ in range(2)]
-    tensors = {"embedding": rng.normal(size=(VOCAB, shape.hidden)).astype(np.float32),
-               "final_norm": rng.normal(1, 0.1, size=shape.hidden).astype(np.float32),
-               "lm_head": quantise(rng.normal(size=(VOCAB, shape.hidden)))}
-    return TransformerModel(shapes=(shape, shape), layers=tuple(layers), tensors=tensors)
+def model(make_model):
+    return make_model(SEED, VOCAB)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +101,7 @@ def generator(config, compiled, transport):
 
 
 def golden(model, compiled, tables):
-    return GoldenGenerator(model, tables, context=CONTEXT, slots=[kv.slots for kv, _ in compiled.caches],
-                           kv_format="int8")
+    return GoldenGenerator(model, tables, context=CONTEXT, slots=compiled.slots, kv_format="int8")
 
 
 async def listed(generator, prompt, count, **options):

@@ -17,15 +17,12 @@ from tilewright.hw.direct.accelerator import ACTIVATIONS, CODES, SCRATCHPAD, WEI
 from tilewright.hw.direct.registers import DIRECT_MAP
 from tilewright.hw.registers import IDENTITY, VERSION, ErrorCode
 from tilewright.sim.golden import layer
-from tilewright.sim.golden.layer import LayerShape, quantise_weights
 from tilewright.sim.golden.matmul import linear
-from tilewright.sim.golden.model import TransformerModel, greedy
+from tilewright.sim.golden.model import greedy
 from tilewright.sim.golden.weights import quantise, quantise_int4
 from tilewright.sim.weight_tiles import take_apart
 
 SEED, VOCAB, CONTEXT = 47, 61, 12
-SHAPE = {"hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn": 44, "norm_eps": 1e-5, "rotary_dim": 16,
-         "rope_theta": 1e4, "rope_pairing": "interleaved"}
 FIELDS = {"format": 0, "scaled": 1, "minimum": 0}
 MATRICES = 2 * 7 + 1
 
@@ -100,19 +97,6 @@ def config():
     return load_preset("nano")
 
 
-def make_model(**changed):
-    print(f"seed {SEED}")
-    rng, shape = np.random.default_rng(SEED), LayerShape(**SHAPE | changed)
-    layers = [quantise_weights(shape, {name: rng.normal(size=size) / np.sqrt(size[1])
-                                       for name, size in shape.matrix_shapes.items()}
-                               | {name: rng.normal(1, 0.1, size=size) for name, size in shape.vector_sizes.items()},
-                               "int8") for _ in range(2)]
-    tensors = {"embedding": rng.normal(size=(VOCAB, shape.hidden)).astype(np.float32),
-               "final_norm": rng.normal(1, 0.1, size=shape.hidden).astype(np.float32),
-               "lm_head": quantise(rng.normal(size=(VOCAB, shape.hidden)))}
-    return TransformerModel(shapes=(shape, shape), layers=tuple(layers), tensors=tensors)
-
-
 def both(engine, model, config, **options):
     sizes = {"context": CONTEXT, "slots": [CONTEXT] * 2, "kv_format": "int8"}
     tables = offload_tables(model)
@@ -128,14 +112,14 @@ async def told(pair, prompt, count):
     return tokens
 
 
-def test_tokens_and_words_of_the_golden_model(config):
+def test_tokens_and_words_of_the_golden_model(config, make_model):
     """Every product of a weight matrix comes from the engine, the prompt's rows at once."""
-    model, engine, steps, products = make_model(), Engine(config), [], []
+    model, engine, steps, products = make_model(SEED, VOCAB), Engine(config), [], []
     pair = both(engine, model, config, step=steps.append, product=products.append)
     tokens = asyncio.run(told(pair, [5, 60, 0, 17], 3))
     assert tokens == greedy(model, model.empty_caches(CONTEXT), [5, 60, 0, 17], 3, offload_tables(model))
     assert pair.differences == []
-    position, layers, head_dim = 4 + 2, 2, SHAPE["head_dim"]
+    position, layers, head_dim = 4 + 2, 2, model.shapes[0].head_dim
     assert pair.words == 3 * VOCAB + layers * position * (2 * head_dim + 2 + 4) // 4
     assert [(step.kind, step.position, step.tokens) for step in steps] == [("prefill", 0, 4), ("decode", 4, 1),
                                                                           ("decode", 5, 1)]
@@ -145,21 +129,21 @@ def test_tokens_and_words_of_the_golden_model(config):
     assert engine.products == 3 * MATRICES and products == list(range(1, engine.products + 1))
 
 
-def test_an_encoders_embedding(config):
-    model, engine = make_model(causal=False), Engine(config)
+def test_an_encoders_embedding(config, make_model):
+    model, engine = make_model(SEED, VOCAB, causal=False), Engine(config)
     del model.tensors["lm_head"]
     pair = both(engine, model, config)
 
     async def run():
         await pair.device.load()
-        return await pair.embedding([5, 60, 0], SHAPE["hidden"])
+        return await pair.embedding([5, 60, 0], model.shapes[0].hidden)
 
-    assert len(asyncio.run(run())) == pair.words == SHAPE["hidden"] and pair.differences == []
+    assert len(asyncio.run(run())) == pair.words == model.shapes[0].hidden and pair.differences == []
     assert engine.products == MATRICES - 1
 
 
-def test_matrices_that_have_room_go_over_the_link_once(config):
-    model, engine = make_model(), Engine(config)
+def test_matrices_that_have_room_go_over_the_link_once(config, make_model):
+    model, engine = make_model(SEED, VOCAB), Engine(config)
     pair = both(engine, model, config)
     asyncio.run(told(pair, [5, 6], 3))
     sizes = [-(-len(m.q) // 4) * 4 * (m.q.shape[1] + 2 * m.d.shape[1]) for weights in (*model.layers, model.tensors)
@@ -167,9 +151,9 @@ def test_matrices_that_have_room_go_over_the_link_once(config):
     assert len(sizes) == MATRICES and engine.loaded == sum(sizes) < config.scratchpad_bytes
 
 
-def test_matrices_without_room_come_each_time(config):
+def test_matrices_without_room_come_each_time(config, make_model):
     """Of 15 matrices that are more than the memory holds some stay; a quarter of it is left to the others."""
-    model, engine = make_model(ffn=700), Engine(config)
+    model, engine = make_model(SEED, VOCAB, ffn=700), Engine(config)
     pair = both(engine, model, config)
 
     async def run():
@@ -212,11 +196,11 @@ def test_kept_matrices_give_way_to_a_tile_without_room(config):
 @pytest.mark.parametrize("product, line", [
     (MATRICES - 1, "logits behind position 1: 1 of 61 differ, the first of token 0: got "),
     (MATRICES, r"KV cache: \d+ of 29 words of layer 0 differ")])
-def test_differences_are_told(config, product, line):
+def test_differences_are_told(config, make_model, product, line):
     """A wrong sign of a logit; of a key of the second step."""
     engine = Engine(config)
     engine.spoil = product
-    pair = both(engine, make_model(), config)
+    pair = both(engine, make_model(SEED, VOCAB), config)
     asyncio.run(told(pair, [5, 6], 2))
     assert any(re.match(line, difference) for difference in pair.differences), pair.differences
 
@@ -226,18 +210,18 @@ def test_differences_are_told(config, product, line):
      "layers.1.q_proj: nano multiplies by matrices in INT8 alone; take --weights int8"),
     ({"down_proj": quantise(np.ones((32, 2049), np.float32))},
      "layers.1.down_proj: k = 2049: must be at most 2048 on nano, its activation_depth; ")])
-def test_matrices_that_the_engine_cannot_take(config, change, line):
-    model = make_model()
+def test_matrices_that_the_engine_cannot_take(config, make_model, change, line):
+    model = make_model(SEED, VOCAB)
     model.layers[1].update(change)
     with pytest.raises(UserError) as raised:
         check_matrices(config, model)
     assert str(raised.value).startswith(line)
 
 
-def test_an_error_of_the_hardware_is_the_callers(config):
+def test_an_error_of_the_hardware_is_the_callers(config, make_model):
     """It comes out of the golden model's thread; the position stays."""
     engine = Engine(config)
-    device = both(engine, make_model(), config).device
+    device = both(engine, make_model(SEED, VOCAB), config).device
 
     async def run():
         await device.load()
@@ -250,8 +234,8 @@ def test_an_error_of_the_hardware_is_the_callers(config):
     assert device.position == 1
 
 
-def test_another_configuration_is_refused(config):
+def test_another_configuration_is_refused(config, make_model):
     engine = Engine(config)
     engine.registers[DIRECT_MAP["config_hash"].offset] ^= 1
     with pytest.raises(UserError, match="config_hash = "):
-        asyncio.run(both(engine, make_model(), config).device.load())
+        asyncio.run(both(engine, make_model(SEED, VOCAB), config).device.load())

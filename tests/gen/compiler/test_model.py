@@ -66,7 +66,7 @@ class Bench:
         self.machine, noise = Machine(config, tables), np.random.default_rng(seed)
         self.machine.regions[:3] = [bytearray(self.compiled.image), bytearray(noise.bytes(self.compiled.kv_bytes)),
                                     bytearray(noise.bytes(self.compiled.io_bytes))]
-        self.caches = model.empty_caches([kv.slots for kv, _ in self.compiled.caches], kv_format)
+        self.caches = model.empty_caches(self.compiled.slots, kv_format)
         self.position = 0
 
     def io(self, offset, count, kind):
