@@ -85,7 +85,7 @@ def test_difference(command, monkeypatch):
         rsqrt = tables["rsqrt"]
         return tables | {"rsqrt": rsqrt._replace(c0=rsqrt.c0 ^ 1 << 20)}
 
-    monkeypatch.setattr("tilewright.sim.layer_run.golden_tables", wrong)
+    monkeypatch.setattr("tilewright.gen.cli.job.golden_tables", wrong)
     code, out, err = command("complete", STORIES / "stories260K.bin", "--preset", "micro", "--weights", "int8",
                              "--context", 8, "--tokens", 2, "--check", "--json", "run.json")
     figures = json.loads(Path("run.json").read_text())

@@ -49,7 +49,8 @@ class TinyEncoder(Checkpoint):
 @pytest.fixture
 def command(command, monkeypatch, shared_build):
     monkeypatch.setattr("tilewright.gen.simulation.build", shared_build)
-    monkeypatch.setattr("tilewright.gen.checkpoint.open_checkpoint", lambda *_: TinyEncoder())
+    for place in ("checkpoint", "cli.job"):
+        monkeypatch.setattr(f"tilewright.gen.{place}.open_checkpoint", lambda *_: TinyEncoder())
     return command
 
 
