@@ -42,6 +42,8 @@ SILENCES = 3
 """Times in a row that nothing at all comes back until the link is given up."""
 POLL_SECONDS = 0.05
 WRITE_SECONDS = 5.0
+BUFFERED = 16 << 10
+"""Bytes that a port may hold before it takes more: at a low rate they take longer than ``WRITE_SECONDS``."""
 LONGEST_FRAME = REQUEST_HEADER_BYTES + PAYLOAD_BYTES + 2 * CRC_BYTES
 
 
@@ -314,7 +316,8 @@ def _some(requests, again, flying):
 def _open(port, baud):
     """The port, for this process alone."""
     try:
-        line = serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=WRITE_SECONDS, exclusive=True)
+        line = serial.Serial(port, baud, timeout=POLL_SECONDS, exclusive=True)
+        line.write_timeout = max(WRITE_SECONDS, BUFFERED * 10 / baud)
     except (ValueError, OverflowError):
         raise UserError(f"--baud {baud}: no rate that {port} can run at; 1000000 and 3000000 are usual") from None
     except serial.SerialException as error:

@@ -13,14 +13,15 @@ import pytest
 from tilewright.fpga.board_simulation import SimulatedBoard, build_board
 from tilewright.fpga.boards import find_board
 from tilewright.fpga.link.protocol import Command, pack_request
+from tilewright.fpga.speed import SDRAM_BYTES
 from tilewright.gen.configuration import load_preset
 from tilewright.hw.commands import COMMAND_BYTES
 
 ROOT = Path(__file__).parents[2]
 STORIES = ROOT.parent / "shared/models/stories260K"
 PROMPT = "Once upon a time"
-BAUD = 20_000
-"""What a simulated line does in a second, roughly: the host's patience comes from it."""
+BAUD = 5_000
+"""Below what a simulated line does in a second, beside other work: the host's patience comes from it."""
 HANG_SECONDS = 300
 
 pytestmark = pytest.mark.slow
@@ -119,15 +120,20 @@ def test_commands_are_kept_for_the_next_token(command, tmp_path):
     assert len(others) >= 3 and all(0.95 * kept < first - other <= kept for other in others), (first, others)
 
 
-def test_a_model_in_block_ram_alone(command, tmp_path):
-    """Image, KV cache and all else of stories260K fit into the part's block RAM with 48 positions, not with 64."""
-    board, result = find_board("ulx3s-85f-on-chip"), tmp_path / "run.json"
-    with SimulatedBoard(build_board(board, board.load_configuration(), ROOT / "build/tests/board-chip")) as simulated:
-        model = ["complete", STORIES / "stories260K.bin", "--backend", "uart", "--port", simulated.port, "--baud", BAUD,
-                 "--config", ROOT / "fpga/boards/ulx3s_85f_on_chip.toml", "--weights", "int4", "--prompt", PROMPT]
-        code, out, err = command(*model, "--context", 64)
-        assert (code, out) == (2, "") and f"the board's memory has {board.memory.bytes:,} bytes" in err
-        code, _, err = command(*model, "--context", 48, "--tokens", 6, "--check", "--json", result)
-        assert code == 0, err
-    figures = json.loads(result.read_text())
-    assert figures["equal"] and len(figures["tokens"]) == 6
+def test_a_model_in_block_ram_alone(command):
+    """Image, KV cache and all else of stories260K fit into the part's block RAM with 48 positions, not with 64; a token
+    takes less than half of the cycles in which an SDRAM gives its weights and keys."""
+    board, folder, model = find_board("ulx3s-85f-on-chip"), ROOT / "build/tests/board-chip", STORIES / "stories260K.bin"
+    config = board.load_configuration()
+    code, out, err = command("speed", "--board", board.name, "--model", model, "--weights", "int4", "--context", 48,
+                             "--tokens", 6, "--json", "-o", folder)
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures["equal"] and figures["tokens"] == 6
+    assert figures["bytes_per_token"] / SDRAM_BYTES > 2 * figures["cycles_per_token"]
+    assert figures["tokens_per_second"] == board.frequency / figures["cycles_per_token"]
+    with SimulatedBoard(build_board(board, config, folder / f"{board.name}-{config.sha256[:16]}")) as simulated:
+        code, out, err = command(
+            "complete", model, "--backend", "uart", "--port", simulated.port, "--baud", BAUD, "--config",
+            ROOT / "fpga/boards/ulx3s_85f_on_chip.toml", "--weights", "int4", "--prompt", PROMPT, "--context", 64)
+    assert (code, out) == (2, "") and f"the board's memory has {board.memory.bytes:,} bytes" in err

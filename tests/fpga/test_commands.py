@@ -1,4 +1,4 @@
-"""``tilewright build``, ``boards`` and ``flash``: what they refuse, and in which words."""
+"""``tilewright build``, ``boards``, ``flash`` and ``speed``: what they refuse, and in which words."""
 
 import json
 import sys
@@ -26,7 +26,8 @@ def test_boards(command):
     assert code == 0 and all(f" {name} " in out for name in BOARDS)
 
 
-@pytest.mark.parametrize("arguments", [("build", "--board", "ulx4s"), ("flash", "--board", "ulx4s")])
+@pytest.mark.parametrize("arguments", [("build", "--board", "ulx4s"), ("flash", "--board", "ulx4s"),
+                                       ("speed", "--board", "ulx4s")])
 def test_unknown_board(command, arguments):
     code, _, error = command(*arguments)
     assert code == 2 and "board 'ulx4s': unknown; allowed are ulx3s-85f, " in _one_line(error)
@@ -178,3 +179,16 @@ def test_loader_is_told_board_and_file(tmp_path, monkeypatch):
                                                                            permanent=True)
     assert "['-b', 'ice40_generic', '--write-flash', 'x.bin']" in loader.flash(BOARDS["icebreaker"], "x.bin",
                                                                                permanent=True)
+
+
+@pytest.mark.parametrize("options, told", [
+    (("--weights", "int5"), "--weights int5: no format of the machine; allowed are file, int8, fp16, int4"),
+    (("--model", "story"), "story: neither a known model"),
+    (("--preset", "nano"), "configuration nano: vector_lanes = 0: ulx3s-85f takes whole accelerators"),
+    (("--preset", "micro", "--config", "own.toml"), "give either --preset ("),
+    (("--tokens", "1"), "'--tokens': Input should be greater than or equal to 2"),
+])
+def test_speed_refuses_before_it_builds(command, tmp_path, options, told):
+    code, _, error = command("speed", "--board", "ulx3s-85f", *options)
+    assert code == 2 and told in _one_line(error)
+    assert not list(tmp_path.iterdir())

@@ -23,8 +23,8 @@ from tilewright.sim.loop import build_loop
 
 FOLDER = Path(__file__).parents[2] / "build/tests/board-nano"
 STORIES = Path(__file__).parents[3] / "shared/models/stories260K/stories260K.bin"
-BAUD = 20_000
-"""What a simulated line does in a second, roughly: the host's patience comes from it."""
+BAUD = 5_000
+"""Below what a simulated line does in a second, beside other work: the host's patience comes from it."""
 SEED = 71
 
 pytestmark = pytest.mark.slow
