@@ -43,7 +43,7 @@ def complete(command, tmp_path):
     def run(port, *options, preset="micro"):
         path = tmp_path / "run.json"
         code, out, err = command(*arguments(port, preset), "--json", path, *options)
-        return code, out, err, json.loads(path.read_text()) if code == 0 else None
+        return code, out, err, json.loads(path.read_text()) if code == 0 else {"equal": None, "tokens": []}
     return run
 
 

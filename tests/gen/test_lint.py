@@ -97,9 +97,18 @@ def test_every_waiver_has_a_reason():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_yosys_accepts(emitted, tmp_path, preset):
-    """Also: no latch, no combinational loop, no net with two drivers or none."""
+    """Also: no latch, no combinational loop, no net with two drivers or none.
+
+    Yosys unrolls the loops that set memories to zero, and takes 25 minutes over those of ``large``, 8 seconds without
+    them: it is the smaller presets whose loops it reads here.
+    """
     config, path = emitted(preset)
-    script = [f"read_verilog {path}", f"hierarchy -check -top {config.module_name}", "proc", "check -assert",
+    text = path.read_text()
+    if preset in ("medium", "large"):
+        text, loops = re.subn(r"    begin : init_\d+\n.*?\n    end\n", "", text, flags=re.DOTALL)
+        assert loops
+    (tmp_path / "design.v").write_text(text)
+    script = ["read_verilog design.v", f"hierarchy -check -top {config.module_name}", "proc", "check -assert",
               "select -assert-none t:$dlatch t:$adlatch t:$tribuf"]
     run_script(script, folder=tmp_path)
     assert "Warning" not in (tmp_path / "yosys.log").read_text()
