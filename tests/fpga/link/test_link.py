@@ -14,8 +14,11 @@ from tilewright.fpga.link.host import LinkError, SerialTransport
 SEED = 21
 
 
-def together(bench, host, *, noise=lambda data: data, timeout=6):
-    """Run ``host(transport)``, a coroutine function, in a thread of its own against the bench's bridge."""
+def together(bench, host, *, noise=lambda data: data, timeout=6, now_and_then=lambda: None):
+    """Run ``host(transport)``, a coroutine function, in a thread of its own against the bench's bridge.
+
+    ``now_and_then`` is called in the simulator's thread, the only one that may set signals.
+    """
     end, far = os.openpty()
     tty.setraw(far)
     failed = []
@@ -37,6 +40,7 @@ def together(bench, host, *, noise=lambda data: data, timeout=6):
             if bench.answers.received:
                 os.write(end, noise(bytes(bench.answers.received)))
                 bench.answers.received.clear()
+            now_and_then()
             await bench.cycles(20)
     try:
         bench.run(body, greeted=False)
@@ -77,10 +81,10 @@ def test_wait(make_bench):
     bench, waited = make_bench(patience=300), []
 
     async def host(link):
-        link._waiting = lambda seconds: (waited.append(seconds), len(waited) == 3 and bench.ctx.set(bench.dut.irq, 1))
+        link._waiting = waited.append
         await link.wait()
         assert len(waited) >= 3
-    together(bench, host)
+    together(bench, host, now_and_then=lambda: bench.ctx.set(bench.dut.irq, len(waited) >= 3))
 
 
 @pytest.mark.slow
